@@ -1,0 +1,161 @@
+//! The front: answers `GET /hello` with what an app says to it, and follows the feed to know the apps.
+
+use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use feed::{
+    Name, RoleTable,
+    follow::{Consumer, Follow},
+};
+use http_body_util::{Either, Full};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    header::{HeaderValue, RETRY_AFTER},
+};
+use tokio::{
+    net::TcpListener,
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    call::{self, CallError, Connection, Relayed},
+    pool::Pool,
+    serve,
+};
+
+/// Most apps that one request is offered to. Who refuses is ejected, so that several dead apps cost a few requests
+/// an extra connect each, and the bound is what a client waits for at worst.
+const ATTEMPTS_MAX: usize = 4;
+
+/// How long a front that has just started lets requests wait for its first table instead of refusing them: a
+/// sidecar answers within milliseconds.
+const FIRST_TABLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs the front called `node` until `shutdown` is done, then finishes what is in flight. `app_role` is the role
+/// of the apps, `feed` the socket of the sidecar that knows them.
+pub async fn serve_front_until(
+    listener: TcpListener,
+    node: &Name,
+    feed: PathBuf,
+    app_role: Name,
+    shutdown: impl Future<Output = ()>,
+) {
+    let follow = Follow { path: feed, name: "front".into(), roles: vec![app_role.to_string()] };
+    let front = Front::new(node, app_role);
+    let consumer = front.clone();
+    let serving = async {
+        // The kernel takes connections meanwhile.
+        let _ = timeout(FIRST_TABLE_TIMEOUT, front.table_came.notified()).await;
+        let handle = move |request: Request<_>| {
+            let front = front.clone();
+            async move { front.handle_request(&request).await }
+        };
+        serve::serve_until(listener, handle, shutdown).await;
+    };
+    tokio::select! {
+        never = follow.run(consumer) => match never {},
+        () = serving => {}
+    }
+}
+
+#[derive(Clone)]
+struct Front {
+    app_role: Name,
+    /// What an app is asked for.
+    greeting: Uri,
+    pool: Rc<RefCell<Pool<Connection>>>,
+    table_came: Rc<Notify>,
+}
+
+/// Why there is no answer of an app to relay.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("no {role} is ready")]
+    NoneReady { role: Name },
+    #[error("no {role} answered, the last asked was {node}: {error}")]
+    NoneAnswered { role: Name, node: Name, error: CallError },
+}
+
+impl Front {
+    fn new(node: &Name, app_role: Name) -> Self {
+        let greeting = Uri::try_from(format!("/hello/{node}")).expect("a name is made of path characters");
+        Self { app_role, greeting, pool: Rc::default(), table_came: Rc::default() }
+    }
+
+    async fn handle_request<B>(&self, request: &Request<B>) -> Response<Either<Relayed, Full<Bytes>>> {
+        let settled = if request.uri().path() != "/hello" {
+            Err(serve::text(StatusCode::NOT_FOUND, "nothing here, expected /hello\n".into()))
+        } else if let Some(refusal) = serve::refuse_method(request.method()) {
+            Err(refusal)
+        } else {
+            self.ask_apps(request.method()).await.map_err(|refusal| {
+                tracing::debug!(%refusal, "request refused");
+                refusal.into_response()
+            })
+        };
+        match settled {
+            Ok(relayed) => relayed.map(Either::Left),
+            Err(refusal) => refusal.map(Either::Right),
+        }
+    }
+
+    /// Asks one app after the other until one answers. An app that is slow to answer ends the search: by then the
+    /// client has waited long enough.
+    async fn ask_apps(&self, method: &Method) -> Result<Response<Relayed>, Refusal> {
+        let role = || self.app_role.clone();
+        let mut refusal = Refusal::NoneReady { role: role() };
+        let mut tried = Vec::new();
+        while tried.len() < ATTEMPTS_MAX {
+            let now = Instant::now().into_std();
+            let Some(lease) = self.pool.borrow().choose(&tried, now, &mut rand::rng()) else { break };
+            let app = Rc::clone(lease.app());
+            let error = match call::ask(lease, method, &self.greeting).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            tracing::warn!(node = %app.node, addr = %app.addr, %error, "app failed");
+            app.eject(Instant::now().into_std());
+            let slow = matches!(error, CallError::ResponseTimeout);
+            refusal = Refusal::NoneAnswered { role: role(), node: app.node.clone(), error };
+            if slow {
+                break;
+            }
+            tried.push(app);
+        }
+        Err(refusal)
+    }
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoneReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoneAnswered { error: CallError::ConnectTimeout | CallError::ResponseTimeout, .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::NoneAnswered { .. } => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = serve::text(self.status(), format!("{self}\n"));
+        if matches!(self, Self::NoneReady { .. }) {
+            // RFC 9110 15.6.4: apps come within moments of being started.
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl Consumer for Front {
+    async fn apply_table(&mut self, table: &RoleTable) {
+        tracing::debug!(role = %table.role(), generation = table.generation(), ready = table.ready().count(), "apps");
+        self.pool.borrow_mut().apply_table(table);
+        self.table_came.notify_one();
+    }
+
+    fn in_flight(&self, _: &Name, instance: u64) -> u32 {
+        self.pool.borrow().in_flight(instance)
+    }
+}

@@ -1,0 +1,71 @@
+//! The loads: one row of the report each.
+
+use clap::ValueEnum;
+
+/// A row of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Load {
+    /// A GET of 35 bytes on 64 connections that stay
+    Small,
+    /// The same on 512 connections
+    Small512,
+    /// The same on 64 connections, each closed by its client's wish after one request
+    Close,
+    /// A response of 64 KiB on 64 connections
+    Get64k,
+    /// A response of 1 MiB on 16 connections
+    Get1m,
+    /// A request with a body of 16 KiB on 64 connections
+    Post16k,
+    /// The first load, with 4032 more connections that are open and idle
+    Idle4096,
+}
+
+/// What a load consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) title: &'static str,
+    pub(super) path: &'static str,
+    /// Connections that are busy.
+    pub(super) connections: usize,
+    /// Connections that made one request and then stay idle.
+    pub(super) idle: usize,
+    /// Every request asks for the connection to be closed.
+    pub(super) close: bool,
+    /// Bytes of the request's body; with any it is a POST.
+    pub(super) body_bytes: usize,
+}
+
+const SMALL: Shape = Shape {
+    title: "35 B GET keep-alive, 64 connections",
+    path: "/",
+    connections: 64,
+    idle: 0,
+    close: false,
+    body_bytes: 0,
+};
+
+impl Load {
+    /// The word for it on the command line and in the CSV file.
+    pub(super) fn key(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    pub(super) fn shape(self) -> Shape {
+        match self {
+            Self::Small => SMALL,
+            Self::Small512 => {
+                Shape { title: "35 B GET keep-alive, 512 connections", connections: 512, ..SMALL }
+            }
+            Self::Close => Shape { title: "35 B GET, connection closed after each", close: true, ..SMALL },
+            Self::Get64k => Shape { title: "64 KiB response, 64 connections", path: "/64k", ..SMALL },
+            Self::Get1m => {
+                Shape { title: "1 MiB response, 16 connections", path: "/1m", connections: 16, ..SMALL }
+            }
+            Self::Post16k => Shape { title: "16 KiB POST, 64 connections", body_bytes: 16 << 10, ..SMALL },
+            Self::Idle4096 => {
+                Shape { title: "35 B GET, 64 of 4096 connections busy", idle: 4096 - 64, ..SMALL }
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! How fast the parts are, and the proxy beside others.
+//!
+//! ```text
+//! benches/ ── corpus ──▶ time of a head, a body, a table             (cargo bench -p bench)
+//! wrk ──▶ proxy under test ──▶ origin                                (bench compare)
+//!         └─ CPU time, read from /proc ──▶ results/compare.{csv,md,svg}
+//! ```
+//!
+//! `README.md` says what each number means and how far it carries.
+
+pub mod compare;
+pub mod corpus;
+mod event_loop;
+pub mod origin;
+pub mod relay;

@@ -1,0 +1,26 @@
+//! The feed: what a sidecar tells the programs beside it, and what they answer.
+//!
+//! ```text
+//! sidecar ── Table(role, generation, endpoints) ──▶ Subscriber ──▶ consumer (proxy, dns, front)
+//!         ◀── Applied(role, generation, in flight of what is draining) ──
+//! ```
+//!
+//! Newline-delimited JSON over a Unix stream socket, so that ten lines of any language can subscribe and a
+//! person can read along with `socat`. Whole tables, never deltas: there is no gap to detect and nothing to
+//! replay; the consumer compares, and what did not change keeps its connections.
+//!
+//! This crate knows roles, endpoints and frames. It knows no gossip, no HTTP and no DNS, and depends on none.
+//!
+//! Reading order: [`name`] → [`table`] → [`frame`] → [`subscriber`] → [`follow`] → [`ask`].
+
+pub mod ask;
+pub mod follow;
+pub mod frame;
+pub mod name;
+pub mod subscriber;
+pub mod table;
+pub mod time;
+
+pub use frame::{FromSidecar, ToSidecar};
+pub use name::Name;
+pub use table::{Endpoint, EndpointState, RoleTable};

@@ -1,0 +1,213 @@
+//! The command line of the proxy: parsed into values that need no further checks.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use feed::Name;
+
+use crate::limits::CLIENTS_COUNT_MAX;
+
+/// `concertina proxy`: HTTP/1 and TCP in front of roles.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where to listen and for which role: http://ADDR:PORT=ROLE or tcp://ADDR:PORT=ROLE; may be repeated
+    #[arg(
+        long,
+        value_name = "URL=ROLE",
+        env = "CONCERTINA_PROXY_LISTEN",
+        value_delimiter = ',',
+        default_value = "http://0.0.0.0:80=frontserver"
+    )]
+    pub listen: Vec<Listen>,
+    /// The feed's socket
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_FEED", default_value = "/run/concertina/feed.sock")]
+    pub feed: PathBuf,
+    /// A fixed table instead of the feed: ROLE=ADDR,ADDR; may be repeated
+    #[arg(long, value_name = "ROLE=ADDRS")]
+    pub upstream: Vec<FixedTable>,
+    /// Worker threads [default: the cores that this process may use]
+    #[arg(long, env = "CONCERTINA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Longest phases, any of header=5s,body=30s,idle=60s,connect=1s,response=60s,tunnel=1h,drain=2s
+    #[arg(long, value_name = "LIST", env = "CONCERTINA_TIMEOUTS", default_value = "")]
+    pub timeouts: Timeouts,
+    /// What it means when a client closes its sending side while its answer is pending: `abort` takes it for gone, `keep` answers
+    #[arg(long, env = "CONCERTINA_HALF_CLOSED", default_value = "abort")]
+    pub half_closed: HalfClosed,
+    /// Most client connections at a time, for each worker
+    #[arg(long, env = "CONCERTINA_CLIENTS_MAX", default_value_t = CLIENTS_COUNT_MAX)]
+    pub clients_max: usize,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 and 1.1.
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+/// A listener and the role it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where.
+    pub addr: SocketAddr,
+    /// For whom.
+    pub role: Name,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused =
+            |why: &str| format!("{text:?}: {why}; expected http://ADDR:PORT=ROLE or tcp://ADDR:PORT=ROLE");
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| refused("no scheme"))?;
+        let protocol = match scheme {
+            "http" => Protocol::Http,
+            "tcp" => Protocol::Tcp,
+            _ => return Err(refused("unknown scheme")),
+        };
+        let (addr, role) = rest.split_once('=').ok_or_else(|| refused("no role"))?;
+        let addr = addr.parse().map_err(|_| refused("the address is not IP:PORT"))?;
+        let role = role.parse().map_err(|error| refused(&format!("{error}")))?;
+        Ok(Self { protocol, addr, role })
+    }
+}
+
+/// A role whose endpoints never change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FixedTable {
+    /// The role.
+    pub role: Name,
+    /// Its endpoints.
+    pub addrs: Vec<SocketAddr>,
+}
+
+impl FromStr for FixedTable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = |why: &str| format!("{text:?}: {why}; expected ROLE=IP:PORT,IP:PORT");
+        let (role, addrs) = text.split_once('=').ok_or_else(|| refused("no role"))?;
+        let role = role.parse().map_err(|error| refused(&format!("{error}")))?;
+        let addrs: Result<_, _> = addrs.split(',').map(str::parse).collect();
+        Ok(Self { role, addrs: addrs.map_err(|_| refused("an address is not IP:PORT"))? })
+    }
+}
+
+/// What a client's half-close means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum HalfClosed {
+    /// The client is gone: its request is cancelled.
+    Abort,
+    /// The client waits for its answer.
+    Keep,
+}
+
+/// The longest that each phase may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a head to its last, however the bytes trickle.
+    pub header: Duration,
+    /// Between two bytes of a body, either way.
+    pub body: Duration,
+    /// Between two requests of a client. Idle upstream connections are kept for a quarter of it: an upstream must not be
+    /// the one that closes first.
+    pub idle: Duration,
+    /// To connect to an upstream.
+    pub connect: Duration,
+    /// From the request to the response's head.
+    pub response: Duration,
+    /// Between two bytes of a tunnel, either way.
+    pub tunnel: Duration,
+    /// From the request to stop to the end of the last exchange.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(5),
+            body: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            connect: Duration::from_secs(1),
+            response: Duration::from_secs(60),
+            tunnel: Duration::from_secs(3600),
+            drain: Duration::from_secs(2),
+        }
+    }
+}
+
+impl FromStr for Timeouts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut timeouts = Self::default();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let (phase, time) =
+                item.split_once('=').ok_or_else(|| format!("{item:?}: expected PHASE=TIME"))?;
+            let slot = match phase {
+                "header" => &mut timeouts.header,
+                "body" => &mut timeouts.body,
+                "idle" => &mut timeouts.idle,
+                "connect" => &mut timeouts.connect,
+                "response" => &mut timeouts.response,
+                "tunnel" => &mut timeouts.tunnel,
+                "drain" => &mut timeouts.drain,
+                _ => {
+                    return Err(format!(
+                        "{phase:?} is not a phase: expected header, body, idle, connect, response, tunnel or drain"
+                    ));
+                }
+            };
+            *slot = feed::time::parse_duration(time)?;
+        }
+        Ok(timeouts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_names_protocol_address_and_role() {
+        let listen: Listen = "tcp://[::1]:5432=postgres".parse().unwrap();
+        assert_eq!(
+            (listen.protocol, listen.addr.port(), listen.role.as_str()),
+            (Protocol::Tcp, 5432, "postgres")
+        );
+        for (bad, why) in [
+            ("0.0.0.0:80=front", "no scheme"),
+            ("https://0.0.0.0:80=front", "unknown scheme"),
+            ("http://0.0.0.0:80", "no role"),
+            ("http://localhost:80=front", "IP:PORT"),
+            ("http://0.0.0.0:80=a b", "is not a name"),
+        ] {
+            let error = bad.parse::<Listen>().unwrap_err();
+            assert!(error.contains(why) && error.contains("expected http://"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_table_names_a_role_and_addresses() {
+        let table: FixedTable = "front=127.0.0.1:1,127.0.0.1:2".parse().unwrap();
+        assert_eq!(table.addrs.len(), 2);
+        assert!("front=".parse::<FixedTable>().is_err());
+        assert!("127.0.0.1:1".parse::<FixedTable>().unwrap_err().contains("no role"));
+    }
+
+    #[test]
+    fn timeouts_change_only_the_phases_that_are_named() {
+        let timeouts: Timeouts = "connect=250ms,tunnel=2h".parse().unwrap();
+        assert_eq!(timeouts.connect, Duration::from_millis(250));
+        assert_eq!(timeouts.tunnel, Duration::from_secs(7200));
+        assert_eq!(timeouts.idle, Timeouts::default().idle);
+        assert!("warp=1s".parse::<Timeouts>().unwrap_err().contains("not a phase"));
+        assert!("idle=1".parse::<Timeouts>().unwrap_err().contains("not a time"));
+        assert!("idle".parse::<Timeouts>().unwrap_err().contains("PHASE=TIME"));
+    }
+}

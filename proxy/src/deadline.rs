@@ -1,0 +1,140 @@
+//! Deadlines without timers: a column of times that one ticker looks through.
+//!
+//! Arming is one store. A look at ten thousand of them takes some ten microseconds, ten times a second; a timer object for
+//! each request would cost every request more than that costs them all together.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::Waker,
+    time::Duration,
+};
+
+/// How exact deadlines are, and how often the ticker looks.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct Slot {
+    /// On the worker's clock; `u64::MAX` for never.
+    at_ms: u64,
+    /// None: the slot is free.
+    waker: Option<Waker>,
+}
+
+/// All deadlines of a worker, and its clock, which moves with the ticker.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    now_ms: Cell<u64>,
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+}
+
+/// One task's deadline; it is given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    all: Rc<Deadlines>,
+    slot: u32,
+}
+
+impl Deadlines {
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
+    /// A deadline for the task of this waker, not armed.
+    pub(crate) fn register(self: &Rc<Self>, waker: &Waker) -> Deadline {
+        let occupied = Slot { at_ms: u64::MAX, waker: Some(waker.clone()) };
+        let mut slots = self.slots.borrow_mut();
+        let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            slots.push(Slot { at_ms: u64::MAX, waker: None });
+            u32::try_from(slots.len() - 1).expect("fewer connections than 2^32")
+        });
+        slots[slot as usize] = occupied;
+        Deadline { all: self.clone(), slot }
+    }
+
+    /// Moves the clock and wakes everybody whose time has come.
+    pub(crate) fn tick(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+        self.wake(|at_ms| at_ms <= now_ms);
+    }
+
+    /// Wakes everybody, for news that concerns all.
+    pub(crate) fn wake_all(&self) {
+        self.wake(|_| true);
+    }
+
+    fn wake(&self, is_due: impl Fn(u64) -> bool) {
+        for slot in self.slots.borrow().iter().filter(|slot| is_due(slot.at_ms)) {
+            if let Some(waker) = &slot.waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Deadline {
+    /// Arms it anew, counting from the last tick.
+    pub(crate) fn set(&self, after: Duration) {
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        self.all.slots.borrow_mut()[self.slot as usize].at_ms = self.all.now_ms().saturating_add(after_ms);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.all.slots.borrow()[self.slot as usize].at_ms <= self.all.now_ms()
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.all.slots.borrow_mut()[self.slot as usize] = Slot { at_ms: u64::MAX, waker: None };
+        self.all.free.borrow_mut().push(self.slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_deadline_wakes_its_task_when_its_time_has_come_and_not_before() {
+        let (all, count) = (Rc::new(Deadlines::default()), Arc::new(Count::default()));
+        let deadline = all.register(&Waker::from(count.clone()));
+        deadline.set(Duration::from_millis(500));
+        all.tick(499);
+        assert!(!deadline.is_over());
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        all.tick(500);
+        assert!(deadline.is_over());
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        deadline.set(Duration::from_millis(500));
+        assert!(!deadline.is_over(), "armed anew");
+    }
+
+    #[test]
+    fn a_slot_is_used_again_and_a_free_one_wakes_nobody() {
+        let (all, count) = (Rc::new(Deadlines::default()), Arc::new(Count::default()));
+        drop(all.register(&Waker::from(count.clone())));
+        all.wake_all();
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        let _again = all.register(&Waker::from(count));
+        assert_eq!(all.slots.borrow().len(), 1);
+    }
+}

@@ -1,0 +1,430 @@
+//! Bodies: which of the bytes at hand belong to one, and whether it is over.
+//!
+//! Chunks are read strictly and passed on as they were read: digits, CR LF, data, CR LF, and no extension. Nothing that
+//! was not understood reaches the other side.
+
+use super::{Framing, Pieces, Reject};
+use crate::limits::{CHUNK_EXTENSION_BYTES_MAX, CHUNK_SIZE_DIGITS_MAX, TRAILER_BYTES_MAX};
+
+/// How much of the rest of a message is understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Body {
+    kind: BodyKind,
+    /// Whether the bytes between the chunks pass too, or only the data.
+    keep_framing: bool,
+    extension_bytes: u16,
+    trailer_bytes: u16,
+}
+
+/// Where in a body the next byte is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// Past its end.
+    Done,
+    /// In front of so many bytes.
+    Length(u64),
+    /// In front of whatever comes until the end of the connection.
+    UntilClose,
+    /// Somewhere between chunks.
+    Chunked(Chunk),
+}
+
+/// Where in a chunked body the next byte is (RFC 9112 7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunk {
+    /// In a size, of which so much is known.
+    Size {
+        /// Its value so far.
+        value: u64,
+        /// Its digits so far.
+        digits: u8,
+    },
+    /// In an extension of the chunk of this size.
+    Extension {
+        /// The size.
+        value: u64,
+        /// Inside a quoted string, and behind its backslash.
+        quote: Quote,
+    },
+    /// In front of the LF of a size line.
+    SizeLf(u64),
+    /// In front of so many bytes of data.
+    Data(u64),
+    /// In front of the CR after the data.
+    DataCr,
+    /// In front of the LF after the data.
+    DataLf,
+    /// At the start of a trailer line or of the last empty line.
+    TrailerStart,
+    /// In the name of a trailer.
+    TrailerName(TrailerName),
+    /// In the value of a trailer.
+    TrailerValue,
+    /// In front of the LF of a trailer line.
+    TrailerLf,
+    /// In front of the last LF.
+    LastLf,
+}
+
+/// Where a byte of an extension is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quote {
+    /// Outside quotes.
+    None,
+    /// Inside.
+    Open,
+    /// Behind a backslash inside.
+    Escaped,
+}
+
+/// As much of a trailer's name as is needed to recognise those that are forbidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TrailerName {
+    text: [u8; LONGEST_FORBIDDEN],
+    length: u8,
+}
+
+const LONGEST_FORBIDDEN: usize = 17;
+
+/// Trailers that would change framing, routing or authority after the fact (RFC 9110 6.5.1).
+const FORBIDDEN_TRAILERS: [&[u8]; 13] = [
+    b"transfer-encoding",
+    b"content-length",
+    b"content-encoding",
+    b"content-type",
+    b"content-range",
+    b"host",
+    b"connection",
+    b"trailer",
+    b"te",
+    b"upgrade",
+    b"authorization",
+    b"cookie",
+    b"set-cookie",
+];
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::new(Framing::Empty, true)
+    }
+}
+
+impl Body {
+    /// The body of a message with this framing. `keep_framing` is false where chunks are undone.
+    pub fn new(framing: Framing, keep_framing: bool) -> Self {
+        let kind = match framing {
+            Framing::Empty => BodyKind::Done,
+            Framing::Length(bytes) => BodyKind::Length(bytes),
+            Framing::UntilClose => BodyKind::UntilClose,
+            Framing::Chunked => BodyKind::Chunked(Chunk::Size { value: 0, digits: 0 }),
+        };
+        Self { kind, keep_framing, extension_bytes: 0, trailer_bytes: 0 }
+    }
+
+    /// Whether the whole body was seen.
+    pub fn is_done(&self) -> bool {
+        self.kind == BodyKind::Done
+    }
+
+    /// Where the next byte is.
+    pub fn kind(&self) -> BodyKind {
+        self.kind
+    }
+
+    /// Takes note that so many bytes of the data went past without being scanned.
+    pub fn skip(&mut self, bytes: u64) {
+        if let BodyKind::Length(left) = self.kind {
+            debug_assert!(bytes <= left, "more than the body has");
+            self.kind = match left.saturating_sub(bytes) {
+                0 => BodyKind::Done,
+                left => BodyKind::Length(left),
+            };
+        }
+    }
+
+    /// Scans `buffer[from..]`, pushes what passes, and returns where it stopped: at the end of the bytes, of the body, or of
+    /// the room for pieces.
+    ///
+    /// # Errors
+    /// Why the message is refused.
+    pub fn scan(&mut self, buffer: &[u8], from: usize, pieces: &mut Pieces) -> Result<usize, Reject> {
+        let available = buffer.len() - from;
+        match self.kind {
+            BodyKind::Done => Ok(from),
+            BodyKind::UntilClose => {
+                pieces.push(from..buffer.len())?;
+                Ok(buffer.len())
+            }
+            BodyKind::Length(left) => {
+                let taken = usize::try_from(left).map_or(available, |left| left.min(available));
+                pieces.push(from..from + taken)?;
+                self.skip(taken as u64);
+                Ok(from + taken)
+            }
+            BodyKind::Chunked(_) => self.scan_chunks(buffer, from, pieces),
+        }
+    }
+
+    fn scan_chunks(&mut self, buffer: &[u8], from: usize, pieces: &mut Pieces) -> Result<usize, Reject> {
+        let mut at = from;
+        while let BodyKind::Chunked(chunk) = self.kind {
+            if at == buffer.len() || !pieces.has_room() {
+                break;
+            }
+            if let Chunk::Data(left) = chunk {
+                let taken = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len() - at);
+                pieces.push(at..at + taken)?;
+                at += taken;
+                let left = left - taken as u64;
+                self.kind = BodyKind::Chunked(if left == 0 { Chunk::DataCr } else { Chunk::Data(left) });
+                continue;
+            }
+            let byte = buffer[at];
+            let next = self.step(chunk, byte)?;
+            let in_extension = matches!(chunk, Chunk::Extension { .. }) && byte != b'\r'
+                || matches!(next, Some(Chunk::Extension { .. }));
+            if self.keep_framing && !in_extension {
+                pieces.push(at..at + 1)?;
+            }
+            at += 1;
+            self.kind = next.map_or(BodyKind::Done, BodyKind::Chunked);
+        }
+        Ok(at)
+    }
+
+    /// The state after one byte that is not data; none after the last.
+    fn step(&mut self, chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Reject> {
+        Ok(Some(match (chunk, byte) {
+            (Chunk::Size { value, digits }, _) => return step_size(value, digits, byte).map(Some),
+            (Chunk::Extension { value, quote }, _) => {
+                self.extension_bytes += 1;
+                if usize::from(self.extension_bytes) > CHUNK_EXTENSION_BYTES_MAX {
+                    return Err(Reject::ChunkExtension);
+                }
+                return step_extension(value, quote, byte).map(Some);
+            }
+            (Chunk::SizeLf(0), b'\n') => Chunk::TrailerStart,
+            (Chunk::SizeLf(value), b'\n') => Chunk::Data(value),
+            (Chunk::SizeLf(_), _) => return Err(Reject::ChunkSize),
+            (Chunk::DataCr, b'\r') => Chunk::DataLf,
+            (Chunk::DataLf, b'\n') => Chunk::Size { value: 0, digits: 0 },
+            (Chunk::DataCr | Chunk::DataLf, _) => return Err(Reject::ChunkEnd),
+            (Chunk::TrailerStart, b'\r') => Chunk::LastLf,
+            (Chunk::LastLf, b'\n') => return Ok(None),
+            (Chunk::LastLf, _) => return Err(Reject::Trailer),
+            (trailer, _) => {
+                self.trailer_bytes += 1;
+                if usize::from(self.trailer_bytes) > TRAILER_BYTES_MAX {
+                    return Err(Reject::Trailer);
+                }
+                return step_trailer(trailer, byte).map(Some);
+            }
+        }))
+    }
+}
+
+fn step_size(value: u64, digits: u8, byte: u8) -> Result<Chunk, Reject> {
+    let digit = match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'a'..=b'f' => byte - b'a' + 10,
+        b'A'..=b'F' => byte - b'A' + 10,
+        b'\r' if digits > 0 => return Ok(Chunk::SizeLf(value)),
+        b';' if digits > 0 => return Ok(Chunk::Extension { value, quote: Quote::None }),
+        _ => return Err(Reject::ChunkSize),
+    };
+    if usize::from(digits) == CHUNK_SIZE_DIGITS_MAX {
+        return Err(Reject::ChunkSize);
+    }
+    Ok(Chunk::Size { value: value << 4 | u64::from(digit), digits: digits + 1 })
+}
+
+/// Quotes are followed although the extension is dropped: a CR LF inside one would end the line for some parsers and not
+/// for others.
+fn step_extension(value: u64, quote: Quote, byte: u8) -> Result<Chunk, Reject> {
+    let quote = match (quote, byte) {
+        (Quote::None, b'\r') => return Ok(Chunk::SizeLf(value)),
+        (_, byte) if byte.is_ascii_control() && byte != b'\t' => return Err(Reject::ChunkExtension),
+        (Quote::None, b'"') | (Quote::Escaped, _) => Quote::Open,
+        (Quote::Open, b'"') | (Quote::None, _) => Quote::None,
+        (Quote::Open, b'\\') => Quote::Escaped,
+        (Quote::Open, _) => Quote::Open,
+    };
+    Ok(Chunk::Extension { value, quote })
+}
+
+fn step_trailer(chunk: Chunk, byte: u8) -> Result<Chunk, Reject> {
+    match (chunk, byte) {
+        (Chunk::TrailerStart, _) if is_token(byte) => {
+            Ok(Chunk::TrailerName(TrailerName::default().with(byte)))
+        }
+        (Chunk::TrailerName(name), b':') if name.is_forbidden() => Err(Reject::TrailerForbidden),
+        (Chunk::TrailerName(_), b':') => Ok(Chunk::TrailerValue),
+        (Chunk::TrailerName(name), _) if is_token(byte) => Ok(Chunk::TrailerName(name.with(byte))),
+        (Chunk::TrailerValue, b'\r') => Ok(Chunk::TrailerLf),
+        (Chunk::TrailerValue, _) if byte == b'\t' || !byte.is_ascii_control() => Ok(Chunk::TrailerValue),
+        (Chunk::TrailerLf, b'\n') => Ok(Chunk::TrailerStart),
+        _ => Err(Reject::Trailer),
+    }
+}
+
+impl TrailerName {
+    fn with(mut self, byte: u8) -> Self {
+        if let Some(room) = self.text.get_mut(usize::from(self.length)) {
+            *room = byte.to_ascii_lowercase();
+        }
+        self.length = self.length.saturating_add(1);
+        self
+    }
+
+    fn is_forbidden(&self) -> bool {
+        let name = self.text.get(..usize::from(self.length));
+        name.is_some_and(|name| FORBIDDEN_TRAILERS.contains(&name))
+    }
+}
+
+/// A character of a field name (RFC 9110 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::PIECES_COUNT_MAX;
+
+    /// What passes of a body that arrives in pieces of `step` bytes, and how many bytes were taken.
+    fn pass(
+        framing: Framing,
+        keep_framing: bool,
+        input: &[u8],
+        step: usize,
+    ) -> Result<(Vec<u8>, usize, bool), Reject> {
+        let (mut body, mut output, mut taken) = (Body::new(framing, keep_framing), Vec::new(), 0);
+        for read in input.chunks(step) {
+            let mut at = 0;
+            while at < read.len() && !body.is_done() {
+                let mut pieces = Pieces::default();
+                at = body.scan(read, at, &mut pieces)?;
+                let mut slices = [IoSlice::new(&[]); PIECES_COUNT_MAX];
+                let count = pieces.slices(read, &mut slices);
+                slices[..count].iter().for_each(|slice| output.extend_from_slice(slice));
+            }
+            taken += at;
+        }
+        Ok((output, taken, body.is_done()))
+    }
+
+    fn chunked(input: &[u8]) -> Result<(Vec<u8>, usize, bool), Reject> {
+        let whole = pass(Framing::Chunked, true, input, input.len().max(1));
+        for step in 1..input.len().min(40) {
+            assert_eq!(pass(Framing::Chunked, true, input, step), whole, "in pieces of {step}");
+        }
+        whole
+    }
+
+    #[test]
+    fn a_length_ends_a_body_exactly() {
+        assert_eq!(pass(Framing::Length(3), true, b"abcdef", 6), Ok((b"abc".to_vec(), 3, true)));
+        assert_eq!(pass(Framing::Length(7), true, b"abcdef", 2), Ok((b"abcdef".to_vec(), 6, false)));
+    }
+
+    #[test]
+    fn chunks_pass_as_they_are_and_what_follows_does_not() {
+        let body = b"4\r\nwiki\r\n005\r\npedia\r\n0\r\nX-Sum: 1\r\n\r\n";
+        let mut input = body.to_vec();
+        input.extend_from_slice(b"GET /");
+        assert_eq!(chunked(&input), Ok((body.to_vec(), body.len(), true)));
+    }
+
+    #[test]
+    fn chunks_are_undone_where_they_are_not_wanted() {
+        let input = b"4;x=y\r\nwiki\r\n5\r\npedia\r\n0\r\nA: b\r\n\r\n";
+        assert_eq!(pass(Framing::Chunked, false, input, 7), Ok((b"wikipedia".to_vec(), input.len(), true)));
+    }
+
+    #[test]
+    fn extensions_are_dropped() {
+        let input = b"4;a=\"x;\\\"y\"\r\nwiki\r\n0;z\r\n\r\n";
+        assert_eq!(chunked(input).unwrap().0, b"4\r\nwiki\r\n0\r\n\r\n");
+    }
+
+    #[test]
+    fn every_malformed_chunk_is_refused_by_name() {
+        let cases: [(&[u8], Reject); 22] = [
+            (b"\r\n", Reject::ChunkSize),
+            (b"+4\r\n", Reject::ChunkSize),
+            (b"-4\r\n", Reject::ChunkSize),
+            (b" 4\r\n", Reject::ChunkSize),
+            (b"4 \r\n", Reject::ChunkSize),
+            (b"0x4\r\n", Reject::ChunkSize),
+            (b"4_0\r\n", Reject::ChunkSize),
+            (b"4\n", Reject::ChunkSize),
+            (b"4\rx", Reject::ChunkSize),
+            (b"zz\r\n", Reject::ChunkSize),
+            (b"4\r\nwikiX\r\n", Reject::ChunkEnd),
+            (b"4\r\nwiki\n", Reject::ChunkEnd),
+            (b"4\r\nwiki\rX", Reject::ChunkEnd),
+            (b"4;a\nb\r\n", Reject::ChunkExtension),
+            (b"4;\"a\r\nb\"\r\n", Reject::ChunkExtension),
+            (b"0\r\n\n", Reject::Trailer),
+            (b"0\r\nA b: c\r\n", Reject::Trailer),
+            (b"0\r\nA\r\n", Reject::Trailer),
+            (b"0\r\nA: b\n", Reject::Trailer),
+            (b"0\r\n: b\r\n", Reject::Trailer),
+            (b"0\r\nContent-Length: 5\r\n", Reject::TrailerForbidden),
+            (b"0\r\ntransfer-ENCODING: chunked\r\n", Reject::TrailerForbidden),
+        ];
+        for (input, reject) in cases {
+            assert_eq!(chunked(input), Err(reject), "{:?}", String::from_utf8_lossy(input));
+        }
+    }
+
+    #[test]
+    fn sizes_have_at_most_13_digits() {
+        assert!(chunked(b"000000000000f\r\n").is_ok());
+        assert_eq!(chunked(b"0000000000000f\r\n"), Err(Reject::ChunkSize));
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_accepted_up_to_their_limits() {
+        let extended = |n: usize| format!("1;{}\r\n", "x".repeat(n - 1)).into_bytes();
+        // The CR that ends the extension is counted with it.
+        assert!(pass(Framing::Chunked, true, &extended(CHUNK_EXTENSION_BYTES_MAX), 9999).is_ok());
+        let over = pass(Framing::Chunked, true, &extended(CHUNK_EXTENSION_BYTES_MAX + 1), 9999);
+        assert_eq!(over, Err(Reject::ChunkExtension));
+        let trailed = |n: usize| format!("0\r\nA:{}\r\n\r\n", "x".repeat(n - 4)).into_bytes();
+        assert!(pass(Framing::Chunked, true, &trailed(TRAILER_BYTES_MAX), 9999).is_ok());
+        assert_eq!(pass(Framing::Chunked, true, &trailed(TRAILER_BYTES_MAX + 1), 9999), Err(Reject::Trailer));
+    }
+
+    proptest! {
+        #[test]
+        fn honest_chunks_pass_unchanged_in_any_segmentation(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..60),
+            step in 1usize..90,
+        ) {
+            let mut input = Vec::new();
+            for chunk in &chunks {
+                input.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+                input.extend(chunk);
+                input.extend(b"\r\n");
+            }
+            input.extend(b"0\r\n\r\n");
+            let expected = (input.clone(), input.len(), true);
+            prop_assert_eq!(pass(Framing::Chunked, true, &input, step), Ok(expected));
+            let data = (chunks.concat(), input.len(), true);
+            prop_assert_eq!(pass(Framing::Chunked, false, &input, step), Ok(data));
+        }
+
+        #[test]
+        fn segmentation_never_changes_the_verdict(input in "[0-9a-f;\r\nA:\" ]{0,40}", step in 1usize..10) {
+            let input = input.as_bytes();
+            let whole = pass(Framing::Chunked, true, input, input.len().max(1));
+            prop_assert_eq!(pass(Framing::Chunked, true, input, step), whole);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! A client's connection: what happens on it from its first byte to its last.
+
+pub(crate) mod exchange;
+pub(crate) mod http;
+mod request;
+mod response;
+pub(crate) mod tcp;
+pub(crate) mod transfer;

@@ -1,0 +1,17 @@
+//! Upstreams: the endpoints of a role table with the live state that a proxy keeps of each.
+//!
+//! ```text
+//! feed ─▶ follow ─▶ Directory ──(watch)──▶ Roster of each worker ─▶ pick ─▶ Lease
+//! ```
+//!
+//! An [`Endpoint`](directory::Endpoint) is shared by all workers: counters only. An [`Upstream`](roster::Upstream) is one
+//! worker's view of it with that worker's idle connections. Both live as long as the instance is listed, so that a
+//! new table costs unchanged upstreams nothing.
+
+pub(crate) mod directory;
+pub(crate) mod follow;
+pub(crate) mod pick;
+pub(crate) mod pool;
+pub(crate) mod roster;
+
+pub(crate) use roster::{Lease, Roster};

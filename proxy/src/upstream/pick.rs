@@ -1,0 +1,174 @@
+//! Which upstream a request goes to: the less busy of two random ones.
+//!
+//! Power of two choices needs no state beyond the in-flight counts and avoids the herd that "least of all" makes when
+//! counts are a moment old.
+
+use std::sync::atomic::Ordering;
+
+use feed::EndpointState;
+
+use super::directory::Endpoint;
+
+/// How long a new endpoint's share grows from [`SLOW_START_SHARE`] to all of its weight. Its age is gossiped, so a proxy that
+/// starts later grants the same.
+const SLOW_START_MS: u64 = 10_000;
+/// The share that a new endpoint begins with, in percent.
+const SLOW_START_SHARE: u64 = 20;
+
+/// The clocks that a choice needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// The workers' clock, for ejection.
+    pub(crate) ms: u64,
+    /// The wall clock, for the age of endpoints.
+    pub(crate) unix_ms: u64,
+}
+
+/// A small, fast generator (xorshift64*): choices need to be even, not secret.
+#[derive(Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
+        (high * bound) >> 32
+    }
+}
+
+/// Chooses among endpoints: ready ones that are neither avoided nor ejected, else ejected ones, else avoided ones. Returns
+/// a position.
+pub(crate) fn pick<'a>(
+    endpoints: impl Fn(usize) -> &'a Endpoint,
+    count: usize,
+    avoid: impl Fn(u64) -> bool,
+    now: Now,
+    dice: &mut Dice,
+) -> Option<usize> {
+    let ready = |i: usize| {
+        let endpoint = endpoints(i);
+        endpoint.state == EndpointState::Ready && endpoint.weight > 0
+    };
+    let fresh = |i: usize| ready(i) && !avoid(endpoints(i).instance);
+    let healthy = |i: usize| fresh(i) && !endpoints(i).health.is_ejected(now.ms);
+    two_choices(&endpoints, count, healthy, now, dice)
+        .or_else(|| two_choices(&endpoints, count, fresh, now, dice))
+        .or_else(|| two_choices(&endpoints, count, ready, now, dice))
+}
+
+fn two_choices<'a>(
+    endpoints: &impl Fn(usize) -> &'a Endpoint,
+    count: usize,
+    eligible: impl Fn(usize) -> bool,
+    now: Now,
+    dice: &mut Dice,
+) -> Option<usize> {
+    let share = |i: usize| if eligible(i) { share(endpoints(i), now.unix_ms) } else { 0 };
+    let total: u64 = (0..count).map(share).sum();
+    let first = draw(count, total, share, dice)?;
+    let rest = total - share(first);
+    let Some(second) = draw(count, rest, |i| if i == first { 0 } else { share(i) }, dice) else {
+        return Some(first);
+    };
+    let load = |i: usize| endpoints(i).health.in_flight.load(Ordering::Relaxed);
+    Some(if load(second) < load(first) { second } else { first })
+}
+
+/// Draws a position with a probability proportional to its share.
+fn draw(count: usize, total: u64, share: impl Fn(usize) -> u64, dice: &mut Dice) -> Option<usize> {
+    if total == 0 {
+        return None;
+    }
+    let mut point = dice.below(total);
+    (0..count).find(|&i| {
+        let share = share(i);
+        let found = point < share;
+        point = point.saturating_sub(share);
+        found
+    })
+}
+
+/// The weight, less while the endpoint is new.
+fn share(endpoint: &Endpoint, unix_ms: u64) -> u64 {
+    let age_ms = unix_ms.saturating_sub(endpoint.since_ms);
+    let percent = match age_ms {
+        SLOW_START_MS.. => 100,
+        _ => SLOW_START_SHARE + (100 - SLOW_START_SHARE) * age_ms / SLOW_START_MS,
+    };
+    // Never zero: an only endpoint serves from its first moment.
+    (u64::from(endpoint.weight) * percent).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const LATER: Now = Now { ms: 1_000_000, unix_ms: 10_000_000 };
+
+    fn endpoint(instance: u64, weight: u16) -> Endpoint {
+        Endpoint {
+            instance,
+            addr: "127.0.0.1:1".parse().unwrap(),
+            state: EndpointState::Ready,
+            weight,
+            since_ms: 0,
+            health: Arc::default(),
+        }
+    }
+
+    fn counts(endpoints: &[Endpoint], now: Now) -> Vec<u32> {
+        let mut dice = Dice::new(42);
+        let mut counts = vec![0; endpoints.len()];
+        for _ in 0..10_000 {
+            counts[pick(|i| &endpoints[i], endpoints.len(), |_| false, now, &mut dice).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn equal_endpoints_get_equal_shares() {
+        let counts = counts(&[endpoint(1, 100), endpoint(2, 100), endpoint(3, 100), endpoint(4, 100)], LATER);
+        assert!(counts.iter().all(|count| (2300..2700).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_less_busy_of_two_is_chosen() {
+        let endpoints = [endpoint(1, 100), endpoint(2, 100)];
+        endpoints[0].health.in_flight.store(1, Ordering::Relaxed);
+        assert_eq!(counts(&endpoints, LATER), [0, 10_000]);
+    }
+
+    #[test]
+    fn weights_and_age_set_the_share() {
+        let counts_by_weight = counts(&[endpoint(1, 100), endpoint(2, 300)], LATER);
+        assert!((2200..2800).contains(&counts_by_weight[0]), "{counts_by_weight:?}");
+        let young = Endpoint { since_ms: LATER.unix_ms, ..endpoint(2, 100) };
+        let by_age = counts(&[endpoint(1, 100), young], LATER);
+        assert!((1500..1900).contains(&by_age[1]), "{by_age:?}");
+    }
+
+    #[test]
+    fn draining_and_weightless_endpoints_are_never_chosen() {
+        let draining = Endpoint { state: EndpointState::Draining, ..endpoint(1, 100) };
+        let endpoints = [draining, endpoint(2, 0)];
+        assert_eq!(pick(|i| &endpoints[i], 2, |_| false, LATER, &mut Dice::new(1)), None);
+    }
+
+    #[test]
+    fn ejected_and_avoided_endpoints_are_the_last_resort() {
+        let endpoints = [endpoint(1, 100), endpoint(2, 100)];
+        endpoints[0].health.apply_failure(LATER.ms);
+        assert_eq!(counts(&endpoints, LATER), [0, 10_000]);
+        let mut dice = Dice::new(1);
+        assert_eq!(pick(|i| &endpoints[i], 2, |instance| instance == 2, LATER, &mut dice), Some(0));
+        assert!(pick(|i| &endpoints[i], 2, |_| true, LATER, &mut dice).is_some());
+    }
+}

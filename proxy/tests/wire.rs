@@ -1,0 +1,120 @@
+//! The proxy on the wire: scripts of exact bytes between a client, a real proxy and its upstreams.
+//!
+//! A file in `wire/` holds scripts; each begins with its claim. What follows the claim is what the script needs, then what
+//! happens, in order:
+//!
+//! ```text
+//! title: a request is passed on, and its response back
+//! each: GET                                       the script runs once for each, with $ in its place
+//! protocol: tcp                                   what the proxy speaks, if not http
+//! timeouts: header=300ms                          as --timeouts
+//! half-closed: keep                               as --half-closed
+//! upstreams: live refusing silent                 the table: scripted, refusing and never accepting endpoints, or none
+//! split: no                                       only whole segments: time or segments are what the script is about
+//! client> $ / HTTP/1.1\r\n                        sends; indented lines continue
+//!         Host: a\r\n\r\n
+//! upstream< $ / HTTP/1.1\r\nHost: a\r\n\r\n       must receive exactly this
+//! upstream> HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n
+//! client< status 200                              must receive a whole response with this status
+//! client close                                    or half-close, or reset
+//! proxy stop                                      the proxy is asked to stop
+//! upstream closed                                 the other side ended in order; broken: it reset; gone: either
+//! client broken without 0\r\n\r\n                  the same, after whatever else but these bytes
+//! ```
+//!
+//! `upstream` is the connection that the proxy made last and `upstream new` takes the next one; `upstream2` and `client2` are
+//! further ones. `upstream none` says that there was none. Bytes are written as in Rust (`\r \n \t \0 \\ \xNN`), and `{ab*3}`
+//! is `ababab`. At the end the proxy is stopped: nothing more may have been sent, nobody else may have been connected to.
+//!
+//! Each script is played with its bytes in whole segments, one by one, and cut at random. `WIRE=text` plays the scripts with
+//! this text in their names, `WIRE_SEED` sets the cuts.
+
+#[path = "wire/peer.rs"]
+mod peer;
+#[path = "wire/play.rs"]
+mod play;
+#[path = "wire/script.rs"]
+mod script;
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use peer::Split;
+use script::Script;
+
+/// How long a step may take before it has failed, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same where it is known that it will fail.
+const PATIENCE_WITH_THE_WRONG: Duration = Duration::from_secs(1);
+
+/// Scripts played at a time: they wait more than they work.
+const PLAYERS_COUNT: usize = 32;
+
+/// Random segmentations of each script.
+const RANDOM_SPLITS_COUNT: u64 = 3;
+
+fn splits(script: &Script, seed: u64) -> Vec<Split> {
+    if !script.is_split {
+        return vec![Split::Whole];
+    }
+    let random = (0..RANDOM_SPLITS_COUNT).map(|n| Split::Random(seed.wrapping_add(n)));
+    [Split::Whole, Split::Single].into_iter().chain(random).collect()
+}
+
+/// Plays everything in `jobs` and returns what failed.
+fn play_all(jobs: Vec<(Script, Split)>) -> Vec<String> {
+    let (jobs, failures) = (Mutex::new(jobs.into_iter()), Mutex::new(Vec::new()));
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let player = || {
+        while let Some((script, split)) = next() {
+            if let Err(error) = play::play(&script, split, PATIENCE) {
+                let failure = format!("{} [{split:?}]\n    {error}", script.name);
+                failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..PLAYERS_COUNT).for_each(|_| drop(scope.spawn(player))));
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort();
+    failures
+}
+
+#[test]
+fn every_script_holds_in_every_segmentation() {
+    let scripts = script::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire")).unwrap();
+    let wanted = std::env::var("WIRE").unwrap_or_default();
+    let seed = std::env::var("WIRE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let scripts: Vec<_> = scripts.into_iter().filter(|script| script.name.contains(&wanted)).collect();
+    assert!(!scripts.is_empty(), "no script has {wanted:?} in its name");
+    let jobs: Vec<_> =
+        scripts.iter().flat_map(|s| splits(s, seed).into_iter().map(|split| (s.clone(), split))).collect();
+    let count = jobs.len();
+    let failures = play_all(jobs);
+    assert!(failures.is_empty(), "{} of {count} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn a_script_whose_claim_does_not_hold_fails_where_it_does_not() {
+    let request = r"client> GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let response = r"upstream> HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let read = r"upstream< GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (steps, why) in [
+        ([request, r"upstream< GET / HTTP/1.1\r\nHost: b", ""], "line 4"),
+        (["timeouts: response=100ms", request, "client< status 504\nupstream none"], "was connected to"),
+        (["timeouts: response=100ms", request, "client< status 504"], "nobody took"),
+        ([request, r"upstream< GET / HTTP/1.1\r\n", ""], "more than the script"),
+        (["client new", "client closed", ""], "no end"),
+        ([request, read, "client< status 200"], "no answer"),
+        ([request, response, "client< status 404"], "status 200"),
+        (["timeouts: response=100ms", request, "client closed without 504"], "it has seen"),
+    ] {
+        let text = format!("title: wrong\nsplit: no\n{}", steps.join("\n"));
+        let scripts = script::parse("inline", &text).unwrap();
+        let error = play::play(&scripts[0], Split::Whole, PATIENCE_WITH_THE_WRONG);
+        assert!(error.as_ref().is_err_and(|error| error.contains(why)), "{why}: {error:?}");
+    }
+}

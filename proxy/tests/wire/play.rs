@@ -1,0 +1,203 @@
+//! A script in action: a proxy, its clients and its upstreams.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::mpsc,
+    time::Duration,
+};
+
+use proxy::{
+    Proxy,
+    config::{Args, FixedTable, Listen},
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::{
+    peer::{End, Peer, Split, text},
+    script::{Act, Endpoint, Script, Step},
+};
+
+/// How long a proxy may take to stop, however busy the machine is.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Stage {
+    listener: TcpListener,
+    addr: SocketAddr,
+    /// Until it is asked to stop.
+    proxy: Option<Proxy>,
+    stopped: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    patience: Duration,
+    split: Split,
+    peers: HashMap<String, Peer>,
+    /// Connections whose name another one has: what comes on them counts to the end.
+    former: Vec<Peer>,
+}
+
+/// Plays a script; `patience` bounds each of its steps.
+pub(crate) fn play(script: &Script, split: Split, patience: Duration) -> Result<(), String> {
+    let socket = |error: std::io::Error| format!("socket: {error}");
+    let listener = TcpListener::bind((own_ip(), 0)).map_err(socket)?;
+    SockRef::from(&listener).set_read_timeout(Some(patience)).map_err(socket)?;
+    let (addrs, _held) = endpoints(&script.upstreams, &listener).map_err(socket)?;
+    let listen: Listen = format!("http://{}:0=app", own_ip()).parse()?;
+    let proxy = Proxy::start(Args {
+        listen: vec![Listen { protocol: script.protocol, ..listen.clone() }],
+        feed: "/nonexistent".into(),
+        upstream: vec![FixedTable { role: listen.role, addrs }],
+        workers: Some(1),
+        timeouts: script.timeouts,
+        half_closed: script.half_closed,
+        clients_max: 100,
+    });
+    let proxy = proxy.map_err(|error| format!("{error:#}"))?;
+    let mut stage = Stage {
+        listener,
+        addr: *proxy.addrs().first().ok_or("the proxy does not listen")?,
+        proxy: Some(proxy),
+        stopped: mpsc::channel(),
+        patience,
+        split,
+        peers: HashMap::new(),
+        former: Vec::new(),
+    };
+    let played = script.steps.iter().try_for_each(|step| {
+        stage.act(step).map_err(|error| format!("line {}, {}: {error}", step.line, step.peer))
+    });
+    stage.stop();
+    // Not for ever: a worker that does not end is a failure, too.
+    let stopped =
+        stage.stopped.1.recv_timeout(STOP_TIMEOUT).map_err(|_| "the proxy does not stop".to_owned());
+    played.and(stopped).and_then(|()| stage.check_rest())
+}
+
+/// A loopback address of this process alone: at the usual one, a port that was another's a moment ago may still be connected
+/// to by whoever has not noticed.
+fn own_ip() -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 83, high, low)
+}
+
+/// The addresses of the table, and the sockets that make them what they are.
+fn endpoints(kinds: &[Endpoint], live: &TcpListener) -> std::io::Result<(Vec<SocketAddr>, Vec<Socket>)> {
+    let (mut addrs, mut held) = (Vec::new(), Vec::new());
+    for kind in kinds {
+        if *kind == Endpoint::Live {
+            addrs.push(live.local_addr()?);
+            continue;
+        }
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((own_ip(), 0)).into())?;
+        let addr = socket.local_addr()?;
+        if *kind == Endpoint::Silent {
+            // A queue for one that is full: the kernel drops further attempts.
+            socket.listen(0)?;
+            let first = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            first.connect(&addr)?;
+            held.push(first);
+        }
+        addrs.extend(addr.as_socket());
+        held.push(socket);
+    }
+    Ok((addrs, held))
+}
+
+impl Stage {
+    fn act(&mut self, step: &Step) -> Result<(), String> {
+        match &step.act {
+            Act::New => return self.connect(&step.peer),
+            Act::None => return self.check_nobody(),
+            Act::Stop => {
+                self.stop();
+                return Ok(());
+            }
+            Act::Close => {
+                self.take(&step.peer)?;
+                return Ok(());
+            }
+            Act::Reset => return self.take(&step.peer)?.reset(),
+            _ => {}
+        }
+        if !self.peers.contains_key(&step.peer) {
+            // Whoever only asks for the end, whatever came before, does not need a connection either.
+            if matches!(step.act, Act::End(_, Some(_))) && self.check_nobody().is_ok() {
+                return Ok(());
+            }
+            self.connect(&step.peer)?;
+        }
+        let split = self.split;
+        let peer = self.peers.get_mut(&step.peer).ok_or("not connected")?;
+        match &step.act {
+            Act::Send(bytes) => {
+                peer.send(bytes, split);
+                Ok(())
+            }
+            Act::Receive(bytes) => peer.receive(bytes),
+            Act::ReceiveStatus(wanted) => match peer.receive_response()? {
+                (status, _) if status == *wanted => Ok(()),
+                (status, response) => Err(format!("status {status}: {response:?}")),
+            },
+            Act::End(ends, without) => check_end(peer.receive_end()?, ends, without.as_deref()),
+            Act::HalfClose => peer.half_close(),
+            Act::Close | Act::Reset | Act::New | Act::None | Act::Stop => Ok(()),
+        }
+    }
+
+    /// Asks the proxy to stop; that it has is told through `stopped`.
+    fn stop(&mut self) {
+        let stopped = self.stopped.0.clone();
+        if let Some(proxy) = self.proxy.take() {
+            std::thread::spawn(move || {
+                proxy.stop();
+                let _ = stopped.send(());
+            });
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Result<Peer, String> {
+        self.peers.remove(name).ok_or_else(|| "not connected".to_owned())
+    }
+
+    /// A client connects; an upstream takes the proxy's next connection.
+    fn connect(&mut self, name: &str) -> Result<(), String> {
+        let stream = if name.starts_with("client") {
+            TcpStream::connect(self.addr).map_err(|error| format!("connect: {error}"))?
+        } else {
+            self.listener.accept().map_err(|error| format!("no connection: {error}"))?.0
+        };
+        let peer = Peer::new(stream, self.patience)?;
+        self.former.extend(self.peers.insert(name.to_owned(), peer));
+        Ok(())
+    }
+
+    fn check_nobody(&self) -> Result<(), String> {
+        let mut listener = [PollFd::new(&self.listener, PollFlags::IN)];
+        match poll(&mut listener, Some(&Timespec::default())) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err("it was connected to".to_owned()),
+            Err(error) => Err(format!("poll: {error}")),
+        }
+    }
+
+    /// The proxy is gone, and so is all that it will ever send: nothing may be left that the script did not say.
+    fn check_rest(&mut self) -> Result<(), String> {
+        self.check_nobody().map_err(|_| "the proxy made a connection that nobody took".to_owned())?;
+        let named = self.peers.drain().map(|(_, peer)| peer);
+        for mut peer in named.chain(self.former.drain(..)) {
+            check_end(peer.receive_end()?, &[End::Closed, End::Broken], None)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_end((end, rest): (End, Vec<u8>), wanted: &[End], without: Option<&[u8]>) -> Result<(), String> {
+    match without {
+        None if !rest.is_empty() => return Err(format!("more than the script says: {:?}", text(&rest))),
+        Some(bytes) if rest.windows(bytes.len()).any(|window| window == bytes) => {
+            return Err(format!("it has seen {:?}", text(&rest)));
+        }
+        _ => {}
+    }
+    if wanted.contains(&end) { Ok(()) } else { Err(format!("it was {end:?}")) }
+}

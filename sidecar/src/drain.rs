@@ -1,0 +1,125 @@
+//! The drain barrier: a stopping node waits until every consumer of its role has let go of it.
+//!
+//! The stopping side holds a [`Barrier`]; each sidecar with consumers keeps [`Reports`] and sends them straight to
+//! whoever drains, repeated until the drain is over, since datagrams may be lost.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// How often a report is repeated while its subject is still draining. A lost datagram delays a drain by this much.
+const REPORT_PERIOD: Duration = Duration::from_millis(50);
+
+/// Says how much work the consumers of one sidecar still have at a draining instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The reporting sidecar.
+    pub(crate) from: SocketAddr,
+    pub(crate) from_instance: u64,
+    /// The draining node.
+    pub(crate) instance: u64,
+    pub(crate) in_flight: u32,
+}
+
+impl Report {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).expect("reports have no field that postcard cannot write")
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((report, [])) => Some(report),
+            _ => None,
+        }
+    }
+}
+
+/// What a stopping node waits for.
+#[derive(Debug)]
+pub(crate) struct Barrier {
+    pub(crate) since: Duration,
+    pub(crate) deadline: Duration,
+    reports: BTreeMap<(SocketAddr, u64), u32>,
+}
+
+impl Barrier {
+    pub(crate) fn new(now: Duration, timeout: Duration) -> Self {
+        Self { since: now, deadline: now + timeout, reports: BTreeMap::new() }
+    }
+
+    pub(crate) fn handle_report(&mut self, report: &Report) {
+        self.reports.insert((report.from, report.from_instance), report.in_flight);
+    }
+
+    /// Whether this consumer has let go. One that did not report yet may still choose this node.
+    pub(crate) fn is_released_by(&self, addr: SocketAddr, instance: u64) -> bool {
+        self.reports.get(&(addr, instance)) == Some(&0)
+    }
+}
+
+/// What a sidecar has to tell draining nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    in_flight: BTreeMap<u64, u32>,
+    next_at: Duration,
+}
+
+impl Reports {
+    /// Takes the newest counts by instance; what is missing has not been applied by every consumer yet.
+    pub(crate) fn apply_counts(&mut self, in_flight: BTreeMap<u64, u32>) {
+        if self.in_flight != in_flight {
+            self.in_flight = in_flight;
+            self.next_at = Duration::ZERO;
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        (!self.in_flight.is_empty()).then_some(self.next_at)
+    }
+
+    /// The counts to report, when it is time to.
+    pub(crate) fn poll_due(&mut self, now: Duration) -> Option<&BTreeMap<u64, u32>> {
+        if self.in_flight.is_empty() || now < self.next_at {
+            return None;
+        }
+        self.next_at = now + REPORT_PERIOD;
+        Some(&self.in_flight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(in_flight: u32) -> Report {
+        Report { from: "10.0.0.1:1".parse().unwrap(), from_instance: 1, instance: 9, in_flight }
+    }
+
+    #[test]
+    fn only_a_zero_of_the_very_consumer_releases() {
+        let mut barrier = Barrier::new(Duration::ZERO, Duration::from_secs(1));
+        let addr = report(0).from;
+        assert!(!barrier.is_released_by(addr, 1), "silence is no release");
+        barrier.handle_report(&report(2));
+        assert!(!barrier.is_released_by(addr, 1));
+        barrier.handle_report(&report(0));
+        assert!(barrier.is_released_by(addr, 1));
+        assert!(!barrier.is_released_by(addr, 2), "a restarted consumer has to report anew");
+    }
+
+    #[test]
+    fn reports_go_out_at_once_on_change_and_then_periodically() {
+        let mut reports = Reports::default();
+        let ms = Duration::from_millis;
+        assert!(reports.poll_due(ms(100)).is_none());
+        reports.apply_counts(BTreeMap::from([(9, 2)]));
+        assert!(reports.poll_due(ms(100)).is_some());
+        assert!(reports.poll_due(ms(101)).is_none());
+        reports.apply_counts(BTreeMap::from([(9, 1)]));
+        assert!(reports.poll_due(ms(101)).is_some());
+        assert!(reports.poll_due(ms(102)).is_none());
+        assert!(reports.poll_due(ms(101) + REPORT_PERIOD).is_some());
+        reports.apply_counts(BTreeMap::new());
+        assert!(reports.next_deadline().is_none());
+    }
+}

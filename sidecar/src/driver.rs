@@ -1,0 +1,434 @@
+//! The one place of the sidecar with sockets, clocks and signals: feeds the membership and carries out its effects.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use feed::{
+    Name,
+    frame::{Member, MemberState},
+};
+use rustix::process::WaitStatus;
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::spawn_local,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    check,
+    config::{Args, Check},
+    effect::Effect,
+    input::Input,
+    lifeline::{self, Peer},
+    member_id::MemberId,
+    membership::{Config, Membership},
+    packet::{DATAGRAM_BYTES_MAX, Envelope, Kind},
+    publish::{self, Publisher, Request},
+    seeds::Sources,
+    stream::{read_packet, write_packet},
+    supervise::Role,
+};
+
+/// Longest exchange of states by stream.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most streams served at a time, lifelines included; others are closed and come again.
+const STREAMS_MAX: usize = 1024;
+/// Kernel buffer for incoming datagrams: a mass start sends thousands within a scheduling delay.
+const DATAGRAM_BUFFER_BYTES: usize = 1 << 20;
+/// The role that founds a cluster: everybody's first contact has nobody to contact itself.
+const FOUNDING_ROLE: &str = "dnsserver";
+/// Deadline for looking at the seeds once, at the start, to learn which interface leads to them.
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// What the helper tasks tell the loop.
+enum Event {
+    Serving(bool),
+    Seeds(Vec<SocketAddr>),
+    Sync(Vec<u8>),
+    SyncEnded,
+    Stream { stream: TcpStream, packet: Vec<u8>, turn: Turn },
+    Dead(Peer),
+}
+
+/// Runs a sidecar until it is asked to stop or its role's process ends.
+///
+/// # Errors
+/// An address, socket or command that cannot be used; the message names it.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut driver = Driver::start(args).await?;
+    let ended = driver.serve().await;
+    driver.role.stop().await;
+    // Nobody serves the socket any more; a consumer that outlives this process dials until somebody does.
+    let _ = std::fs::remove_file(&driver.args.feed);
+    Ok(ended)
+}
+
+struct Driver {
+    args: Args,
+    started: Instant,
+    membership: Membership,
+    publisher: Publisher,
+    role: Role,
+    udp: UdpSocket,
+    tcp: TcpListener,
+    events: mpsc::UnboundedSender<Event>,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    terminate: Signal,
+    interrupt: Signal,
+    envelope: Envelope,
+    streams: Rc<Cell<usize>>,
+    lifelines: BTreeMap<Peer, AbortOnDropHandle<()>>,
+    joined: BTreeMap<Name, Instant>,
+}
+
+impl Driver {
+    async fn start(args: Args) -> anyhow::Result<Self> {
+        let node = match &args.node {
+            Some(node) => node.clone(),
+            None => hostname()?,
+        };
+        let founds = args.join.is_empty() && args.role.as_str() == FOUNDING_ROLE;
+        let resolv_conf = args.join.is_empty() && !founds;
+        let sources = Sources { join: args.join.clone(), resolv_conf, zone: args.zone.clone() };
+        let udp = bind_udp(args.bind)?;
+        let tcp = TcpListener::bind(args.bind).await.with_context(|| bind_failed("TCP", args.bind))?;
+        let ip = advertised(&args, &sources).await?;
+        let gossip = SocketAddr::new(ip, udp.local_addr()?.port());
+
+        let (requests_out, requests) = mpsc::unbounded_channel();
+        let publisher = Publisher::new(node.clone(), args.cluster.clone(), requests_out);
+        let feed = publish::bind(&args.feed).await;
+        let feed = feed.with_context(|| format!("--feed {}: cannot listen there", args.feed.display()))?;
+        spawn_local(publisher.clone().serve(feed));
+
+        // Before there is a process to leave behind: a signal that came too early would end this one at once.
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let role = Role::start(
+            &args.command,
+            &[("CONCERTINA_NODE", node.to_string()), ("CONCERTINA_FEED", args.feed.display().to_string())],
+        )
+        .with_context(|| format!("cannot run {}", args.command.join(" ")))?;
+
+        let (events, inbox) = mpsc::unbounded_channel();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+        let instance = u64::try_from(since_epoch.as_millis())?;
+        let id = MemberId { addr: gossip, instance, renewal: 0, node: node.clone(), role: args.role.clone() };
+        let config = Config {
+            id,
+            port: args.port,
+            weight: args.weight,
+            cluster: args.cluster.clone(),
+            founds,
+            drain_timeout: args.drain_timeout,
+        };
+        tracing::info!(%node, role = %args.role, addr = %gossip, "sidecar started");
+        watch_seeds(sources, events.clone());
+        watch_role(&args, gossip, events.clone());
+        Ok(Self {
+            started: Instant::now(),
+            membership: Membership::new(config, rand::random()),
+            publisher,
+            role,
+            udp,
+            tcp,
+            events,
+            inbox,
+            requests,
+            terminate,
+            interrupt,
+            envelope: Envelope::new(&args.cluster),
+            streams: Rc::default(),
+            lifelines: BTreeMap::new(),
+            joined: BTreeMap::new(),
+            args,
+        })
+    }
+
+    async fn serve(&mut self) -> ExitCode {
+        let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
+        let mut code = ExitCode::SUCCESS;
+        self.input(Input::Tick);
+        while !self.carry_out() {
+            let deadline = self
+                .membership
+                .next_deadline()
+                .map_or_else(|| Instant::now() + Duration::from_secs(1), |d| self.started + d);
+            tokio::select! {
+                received = self.udp.recv_from(&mut datagram) => match received {
+                    // One byte over the longest: it was truncated.
+                    Ok((length, _)) if length > DATAGRAM_BYTES_MAX => {}
+                    Ok((length, _)) => self.input(Input::Datagram(&datagram[..length])),
+                    // A peer's port was unreachable; the membership notices by itself.
+                    Err(error) => tracing::debug!(%error, "receive"),
+                },
+                () = sleep_until(deadline) => self.input(Input::Tick),
+                accepted = self.tcp.accept() => self.accept_stream(accepted).await,
+                Some(event) = self.inbox.recv() => self.handle_event(event),
+                Some(request) = self.requests.recv() => self.handle_request(&request),
+                _ = self.terminate.recv() => self.input(Input::Leave),
+                _ = self.interrupt.recv() => self.input(Input::Leave),
+                status = self.role.ended() => {
+                    tracing::error!(status = %describe(status), "the role's process ended");
+                    code = ExitCode::FAILURE;
+                    self.input(Input::RoleDied);
+                }
+            }
+        }
+        code
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        let now = self.started.elapsed();
+        if let Err(error) = self.membership.handle(input, now) {
+            tracing::debug!(%error, "dropped a packet");
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Serving(serving) => {
+                tracing::info!(serving, "role check");
+                self.input(Input::Serving(serving));
+            }
+            Event::Seeds(seeds) => self.input(Input::Seeds(seeds)),
+            Event::Sync(state) => self.input(Input::Sync(&state)),
+            Event::SyncEnded => self.input(Input::SyncEnded),
+            Event::Stream { stream, packet, turn } => self.handle_stream(stream, &packet, turn),
+            Event::Dead(peer) => self.input(Input::Dead(peer)),
+        }
+    }
+
+    fn handle_request(&mut self, request: &Request) {
+        match request {
+            Request::Consumers => {
+                self.input(Input::Follows(self.publisher.follows()));
+                self.input(Input::InFlight(self.publisher.in_flight()));
+            }
+            Request::Leave => self.input(Input::Leave),
+        }
+    }
+
+    /// Carries out what is due; true when the node has left.
+    fn carry_out(&mut self) -> bool {
+        while let Some(effect) = self.membership.poll_effect() {
+            match effect {
+                Effect::Send { to, bytes } => {
+                    // A full buffer loses a datagram, as a network does; gossip is made for it.
+                    if let Err(error) = self.udp.try_send_to(&bytes, to) {
+                        tracing::debug!(%to, %error, "send");
+                    }
+                }
+                Effect::Sync { with } => self.sync_with(with),
+                Effect::Lifelines(peers) => self.hold_lifelines(&peers),
+                Effect::Tables(tables) => {
+                    self.publisher.publish_tables(tables);
+                    self.input(Input::InFlight(self.publisher.in_flight()));
+                }
+                Effect::InTouch => self.publisher.publish_synced(),
+                Effect::Change(member) => self.apply_change(member),
+                Effect::Drained { after, held_up_by } if held_up_by.is_empty() => {
+                    tracing::info!(?after, "drained");
+                }
+                Effect::Drained { after, held_up_by } => {
+                    tracing::warn!(?after, ?held_up_by, "drain timed out");
+                }
+                Effect::Left => return true,
+            }
+        }
+        false
+    }
+
+    fn apply_change(&mut self, member: Member) {
+        let (name, role, addr) = (&member.name, &member.role, member.addr);
+        match member.state {
+            MemberState::Failed => {
+                let after = self.joined.remove(name).map_or(Duration::ZERO, |joined| joined.elapsed());
+                tracing::warn!(%name, ?after, "member failed");
+            }
+            MemberState::Left => {
+                self.joined.remove(name);
+                tracing::info!(%name, "member left");
+            }
+            state => {
+                if !self.joined.contains_key(name) {
+                    self.joined.insert(name.clone(), Instant::now());
+                    tracing::info!(%name, %role, %addr, "member joined");
+                }
+                if state != MemberState::Joining {
+                    tracing::info!(%name, state = state.as_str(), "member changed");
+                }
+            }
+        }
+        self.publisher.publish_change(member, self.membership.members().cloned().collect());
+    }
+
+    fn sync_with(&self, with: SocketAddr) {
+        let (events, own) = (self.events.clone(), self.membership.encode_sync());
+        let exchange = async move {
+            let mut stream = TcpStream::connect(with).await?;
+            write_packet(&mut stream, &own).await?;
+            read_packet(&mut stream).await
+        };
+        spawn_local(async move {
+            match timeout(SYNC_TIMEOUT, exchange).await {
+                Ok(Ok(state)) => drop(events.send(Event::Sync(state))),
+                Ok(Err(error)) => tracing::debug!(%with, %error, "state sync"),
+                Err(_) => tracing::debug!(%with, "state sync timed out"),
+            }
+            let _ = events.send(Event::SyncEnded);
+        });
+    }
+
+    /// Takes in whoever dials the gossip port: the first packet says what for.
+    async fn accept_stream(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
+        let mut stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                return;
+            }
+        };
+        let Some(turn) = Turn::take(&self.streams) else { return };
+        let events = self.events.clone();
+        spawn_local(async move {
+            if let Ok(Ok(packet)) = timeout(SYNC_TIMEOUT, read_packet(&mut stream)).await {
+                let _ = events.send(Event::Stream { stream, packet, turn });
+            }
+        });
+    }
+
+    /// Answers a state with the own one, which by then contains the other; or keeps a lifeline's far end.
+    fn handle_stream(&mut self, mut stream: TcpStream, packet: &[u8], turn: Turn) {
+        match self.envelope.parse(packet) {
+            Ok((Kind::Sync, _)) => {
+                self.input(Input::Sync(packet));
+                let own = self.membership.encode_sync();
+                spawn_local(async move {
+                    let _turn = turn;
+                    let _ = timeout(SYNC_TIMEOUT, write_packet(&mut stream, &own)).await;
+                });
+            }
+            Ok((Kind::Lifeline, payload)) => {
+                let Some(peer) = Peer::parse(payload) else { return };
+                let events = self.events.clone();
+                spawn_local(async move {
+                    let _turn = turn;
+                    if let Some(peer) = lifeline::watch(peer, stream).await {
+                        let _ = events.send(Event::Dead(peer));
+                    }
+                });
+            }
+            Ok((kind, _)) => tracing::debug!(?kind, "dropped a packet by stream"),
+            Err(error) => tracing::debug!(%error, "dropped a packet by stream"),
+        }
+    }
+
+    fn hold_lifelines(&mut self, peers: &[Peer]) {
+        self.lifelines.retain(|peer, _| peers.contains(peer));
+        for peer in peers {
+            let (events, hello) = (self.events.clone(), self.membership.encode_lifeline());
+            let hold = lifeline::hold(*peer, hello);
+            self.lifelines.entry(*peer).or_insert_with(|| {
+                let task = spawn_local(async move { drop(events.send(Event::Dead(hold.await))) });
+                AbortOnDropHandle::new(task)
+            });
+        }
+    }
+}
+
+/// A place among the streams that are served at a time.
+struct Turn(Rc<Cell<usize>>);
+
+impl Turn {
+    fn take(streams: &Rc<Cell<usize>>) -> Option<Self> {
+        (streams.get() < STREAMS_MAX).then(|| {
+            streams.set(streams.get() + 1);
+            Self(streams.clone())
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+fn watch_seeds(sources: Sources, events: mpsc::UnboundedSender<Event>) {
+    spawn_local(sources.watch(move |seeds| drop(events.send(Event::Seeds(seeds)))));
+}
+
+fn watch_role(args: &Args, gossip: SocketAddr, events: mpsc::UnboundedSender<Event>) {
+    let check = if args.port == 0 { Check::None } else { args.check.clone() };
+    let addr = check::address(gossip, args.port);
+    spawn_local(check::watch(check, addr, move |serving| drop(events.send(Event::Serving(serving)))));
+}
+
+fn bind_failed(protocol: &str, addr: SocketAddr) -> String {
+    format!("--bind {addr}: cannot listen for gossip by {protocol} there")
+}
+
+fn bind_udp(addr: SocketAddr) -> anyhow::Result<UdpSocket> {
+    let udp = std::net::UdpSocket::bind(addr).with_context(|| bind_failed("UDP", addr))?;
+    udp.set_nonblocking(true)?;
+    // The kernel may grant less; the default then has to do.
+    let _ = socket2::SockRef::from(&udp).set_recv_buffer_size(DATAGRAM_BUFFER_BYTES);
+    Ok(UdpSocket::from_std(udp)?)
+}
+
+/// The address that others reach this node at: as told, as bound, or that of the interface that leads to a seed.
+async fn advertised(args: &Args, sources: &Sources) -> anyhow::Result<IpAddr> {
+    if let Some(ip) = args.advertise {
+        return Ok(ip);
+    }
+    if !args.bind.ip().is_unspecified() {
+        return Ok(args.bind.ip());
+    }
+    let seeds = timeout(FIRST_LOOK_TIMEOUT, sources.look()).await.unwrap_or_default();
+    for seed in seeds {
+        let probe = UdpSocket::bind(SocketAddr::new(args.bind.ip(), 0)).await?;
+        // Connecting a datagram socket sends nothing: it only asks the routing table.
+        if probe.connect(seed).await.is_ok()
+            && let Ok(local) = probe.local_addr()
+            && !local.ip().is_loopback()
+        {
+            return Ok(local.ip());
+        }
+    }
+    let interfaces = if_addrs::get_if_addrs().context("cannot list the network interfaces")?;
+    let addresses =
+        interfaces.iter().filter(|i| !i.is_loopback() && !i.is_link_local()).map(if_addrs::Interface::ip);
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.partition(IpAddr::is_ipv4);
+    let own = v4.into_iter().chain(v6).next();
+    own.context(
+        "no network interface but loopback: give the address that others reach this node at with --advertise",
+    )
+}
+
+fn hostname() -> anyhow::Result<Name> {
+    let uname = rustix::system::uname();
+    let hostname = uname.nodename().to_string_lossy();
+    let label = hostname.split('.').next().unwrap_or_default();
+    label.parse().context("the hostname cannot be the node's name; give one with --node")
+}
+
+fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (_, Some(signal)) => format!("signal {signal}"),
+        _ => "unknown".to_owned(),
+    }
+}

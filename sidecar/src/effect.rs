@@ -1,0 +1,42 @@
+//! What a membership wants done.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use feed::{Name, RoleTable, frame::Member};
+
+use crate::lifeline::Peer;
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a datagram.
+    Send {
+        /// To here.
+        to: SocketAddr,
+        /// This.
+        bytes: Bytes,
+    },
+    /// Exchange states with this sidecar by stream.
+    Sync {
+        /// Its gossip address.
+        with: SocketAddr,
+    },
+    /// Hold lifelines to these peers and to no others.
+    Lifelines(Vec<Peer>),
+    /// These tables changed.
+    Tables(Vec<RoleTable>),
+    /// From now on the tables are complete.
+    InTouch,
+    /// A member changed.
+    Change(Member),
+    /// No consumer chooses this node any more, or the drain timed out.
+    Drained {
+        /// How long it took.
+        after: Duration,
+        /// The consumers that had not let go at the deadline.
+        held_up_by: Vec<Name>,
+    },
+    /// The farewells are out; the process may end.
+    Left,
+}

@@ -1,0 +1,32 @@
+//! What a membership is told.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use crate::{advert::Follows, lifeline::Peer};
+
+/// What happens to a node.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Time has passed.
+    Tick,
+    /// A datagram came.
+    Datagram(&'a [u8]),
+    /// Another sidecar's whole state came by stream.
+    Sync(&'a [u8]),
+    /// The exchange that [`Effect::Sync`](crate::effect::Effect::Sync) asked for is over, well or badly.
+    SyncEnded,
+    /// The addresses to announce to, own one excluded or not.
+    Seeds(Vec<SocketAddr>),
+    /// The role's process answers its check, or no longer does.
+    Serving(bool),
+    /// The roles that consumers beside this sidecar follow.
+    Follows(Follows),
+    /// What those consumers have in flight at draining instances they have stopped choosing.
+    InFlight(BTreeMap<u64, u32>),
+    /// A lifeline ended and its peer does not accept connections any more.
+    Dead(Peer),
+    /// Drain and leave.
+    Leave,
+    /// The role's process is gone: leave without draining.
+    RoleDied,
+}

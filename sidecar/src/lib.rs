@@ -1,0 +1,38 @@
+//! The sidecar: gossip, the feed, and supervision of one role process.
+//!
+//! ```text
+//! packet → membership (foca, adverts, sync, drain) → role tables → publish (feed)
+//!                ▲                                        │
+//!   seeds, check, supervise ───────── driver ─────────────┘
+//! ```
+//!
+//! [`membership::Membership`] is the whole state machine. It takes inputs and the time and returns effects: no
+//! socket, no clock and no global randomness, so that the same code runs in tests with a virtual clock. `driver` is the one
+//! place with sockets, timers and signals.
+//!
+//! What is *not* here: anything about HTTP or DNS service. Only [`member_id`], [`advert`], [`membership`]
+//! and the files that it alone uses name foca.
+
+pub mod advert;
+mod check;
+pub mod config;
+mod drain;
+mod driver;
+pub mod effect;
+pub mod input;
+pub mod lifeline;
+pub mod member_id;
+pub mod membership;
+pub mod packet;
+mod picture;
+mod publish;
+mod role_tables;
+pub mod seeds;
+mod stream;
+pub mod supervise;
+mod swim;
+mod sync;
+mod timers;
+
+pub use config::Args;
+pub use driver::run;

@@ -1,0 +1,170 @@
+//! Lifelines: an idle TCP connection whose end tells at once that a process died.
+//!
+//! Each node holds a few, to members chosen by rendezvous hash. The kernel closes them when the process is killed, long before
+//! a probe would be missed. The end alone proves nothing (the other side may just have chosen other members), so that the
+//! peer is dialled once more: only who does not accept is reported.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use crate::stream::write_packet;
+
+/// Lifelines that one node holds. Each is watched from both ends, so a death is seen by about twice as many.
+pub(crate) const LIFELINES_COUNT: usize = 3;
+
+/// Longest wait for a connection. A live kernel accepts in microseconds; on one network this is ample.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Attempts to reach a peer whose lifeline ended, unless it refuses outright.
+const CONFIRM_ATTEMPTS: usize = 2;
+
+/// Pause before a lifeline that broke is dialled again.
+const REDIAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// One end of a lifeline, as it introduces itself, and as it is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its gossip address.
+    pub addr: SocketAddr,
+    /// Its start.
+    pub instance: u64,
+}
+
+impl Peer {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        postcard::to_allocvec(&self).expect("a peer has no field that postcard cannot write")
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((peer, [])) => Some(peer),
+            _ => None,
+        }
+    }
+}
+
+/// Holds a lifeline to a peer until that is dead. `hello` is the packet that introduces this node.
+pub(crate) async fn hold(peer: Peer, hello: Vec<u8>) -> Peer {
+    loop {
+        if let Ok(Ok(mut stream)) = timeout(DIAL_TIMEOUT, TcpStream::connect(peer.addr)).await
+            && write_packet(&mut stream, &hello).await.is_ok()
+        {
+            ended(&mut stream).await;
+        }
+        if is_dead(peer.addr).await {
+            return peer;
+        }
+        tokio::time::sleep(REDIAL_PAUSE).await;
+    }
+}
+
+/// Watches the other end of a lifeline; none if the peer is still there.
+pub(crate) async fn watch(peer: Peer, mut stream: TcpStream) -> Option<Peer> {
+    ended(&mut stream).await;
+    is_dead(peer.addr).await.then_some(peer)
+}
+
+async fn ended(stream: &mut TcpStream) {
+    let mut nothing = [0; 16];
+    // Nobody says anything on a lifeline; whoever does gains nothing by it.
+    while matches!(stream.read(&mut nothing).await, Ok(1..)) {}
+}
+
+async fn is_dead(addr: SocketAddr) -> bool {
+    for _ in 0..CONFIRM_ATTEMPTS {
+        match timeout(DIAL_TIMEOUT, TcpStream::connect(addr)).await {
+            Ok(Ok(_)) => return false,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return true,
+            // Our own shortage of sockets or ports says nothing about the peer.
+            Ok(Err(error)) if is_own_shortage(&error) => return false,
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    true
+}
+
+fn is_own_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| shortages.contains(&errno))
+}
+
+/// The peers to hold lifelines to: those that score highest with this node, so that each pair decides alike at any time and a
+/// change of membership moves few of them.
+pub(crate) fn choose(own: SocketAddr, members: impl Iterator<Item = Peer>) -> Vec<Peer> {
+    let mut scored: Vec<(u64, Peer)> = members.map(|peer| (score(own, peer.addr), peer)).collect();
+    scored.sort_unstable_by(|a, b| b.cmp(a));
+    scored.truncate(LIFELINES_COUNT);
+    let mut chosen: Vec<Peer> = scored.into_iter().map(|(_, peer)| peer).collect();
+    chosen.sort_unstable();
+    chosen
+}
+
+/// FNV-1a over both addresses, then mixed: neighbouring addresses must not score alike.
+fn score(own: SocketAddr, peer: SocketAddr) -> u64 {
+    let bytes = |addr: SocketAddr| {
+        let ip = match addr.ip() {
+            std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            std::net::IpAddr::V6(ip) => ip,
+        };
+        ip.octets().into_iter().chain(addr.port().to_be_bytes())
+    };
+    let all = bytes(own).chain(bytes(peer));
+    let hash = all.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    mixed ^ (mixed >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn peers(count: u8) -> Vec<Peer> {
+        (0..count).map(|n| Peer { addr: SocketAddr::from(([10, 0, 0, n], 7946)), instance: 1 }).collect()
+    }
+
+    #[test]
+    fn everybody_is_held_by_somebody_and_nobody_by_nearly_all() {
+        let all = peers(100);
+        let mut held: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        for own in &all {
+            let chosen = choose(own.addr, all.iter().copied().filter(|peer| peer != own));
+            assert_eq!(chosen.len(), LIFELINES_COUNT);
+            chosen.iter().for_each(|peer| *held.entry(peer.addr).or_default() += 1);
+        }
+        assert!(held.len() > 90, "{} are held", held.len());
+        assert!(held.values().all(|count| *count < 15), "{held:?}");
+    }
+
+    #[test]
+    fn one_more_member_moves_few_lifelines() {
+        let (before, after) = (peers(50), peers(51));
+        let chosen =
+            |own: &Peer, all: &[Peer]| choose(own.addr, all.iter().copied().filter(|peer| peer != own));
+        let moved = before.iter().filter(|own| chosen(own, &before) != chosen(own, &after)).count();
+        assert!(moved < 12, "{moved} of 50 moved");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_end_of_a_lifeline_is_a_death_only_if_nobody_accepts_any_more() {
+        let listener = TcpListener::bind("127.0.79.2:0").await.unwrap();
+        let peer = Peer { addr: listener.local_addr().unwrap(), instance: 7 };
+        let near = TcpStream::connect(peer.addr).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        drop(far);
+        assert_eq!(watch(peer, near).await, None, "the listener still accepts");
+
+        let near = TcpStream::connect(peer.addr).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        drop((far, listener));
+        assert_eq!(watch(peer, near).await, Some(peer));
+    }
+}

@@ -1,0 +1,96 @@
+//! Who a member is to the gossip protocol.
+
+use std::{fmt, net::SocketAddr};
+
+use feed::Name;
+use serde::{Deserialize, Serialize};
+
+/// The identity of a member: where it gossips, since when, and what it is called.
+///
+/// The address identifies it (foca's `Addr`): a newcomer knows nothing but the address of its seed. The rest is a
+/// strict total order that decides between two claims to one address: the later start wins, since containers
+/// reuse addresses; equal starts are decided by the remaining fields, since two claims neither of which wins would
+/// replace each other for ever.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MemberId {
+    /// The gossip address.
+    pub addr: SocketAddr,
+    /// When the node started, in milliseconds since the Unix epoch. Constant for the life of its process.
+    pub instance: u64,
+    /// Grows when the cluster wrongly declared the node down and it comes back.
+    pub renewal: u32,
+    /// The node's name.
+    pub node: Name,
+    /// The node's role.
+    pub role: Name,
+}
+
+impl MemberId {
+    /// An identity that stands for whoever is at `addr`: enough to announce oneself there, loses to every real one.
+    pub fn unknown_at(addr: SocketAddr) -> Self {
+        let unknown: Name = "_unknown".parse().expect("a constant name within the grammar");
+        Self { addr, instance: 0, renewal: 0, node: unknown.clone(), role: unknown }
+    }
+
+    fn rank(&self) -> (u64, u32, &Name, &Name) {
+        (self.instance, self.renewal, &self.node, &self.role)
+    }
+}
+
+impl fmt::Debug for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}/{}.{}", self.node, self.addr, self.instance, self.renewal)
+    }
+}
+
+impl foca::Identity for MemberId {
+    type Addr = SocketAddr;
+
+    /// Always possible, and always wins against what it renews.
+    fn renew(&self) -> Option<Self> {
+        Some(Self { renewal: self.renewal.checked_add(1)?, ..self.clone() })
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.rank() > adversary.rank()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foca::Identity;
+
+    use super::*;
+
+    fn id(instance: u64, renewal: u32, node: &str) -> MemberId {
+        MemberId {
+            addr: "127.0.0.1:7946".parse().unwrap(),
+            instance,
+            renewal,
+            node: node.parse().unwrap(),
+            role: "app".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn exactly_one_of_two_different_claims_to_an_address_wins() {
+        let claims = [id(1, 0, "a"), id(1, 0, "b"), id(1, 1, "a"), id(2, 0, "a")];
+        for (i, a) in claims.iter().enumerate() {
+            for (j, b) in claims.iter().enumerate() {
+                assert_eq!(a.win_addr_conflict(b), i > j, "{a:?} against {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_renewed_identity_wins_and_stays_the_same_instance() {
+        let old = id(5, 0, "a");
+        let new = old.renew().unwrap();
+        assert!(new.win_addr_conflict(&old));
+        assert_eq!(new.instance, old.instance);
+    }
+}

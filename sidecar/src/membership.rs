@@ -1,0 +1,596 @@
+//! The membership state machine: inputs and the time in, effects out. No socket, no clock, no global randomness.
+//!
+//! The picture of the cluster is never built from up and down notifications, which do not come in pairs (a restart or a
+//! reused address shows as a rename only). Whenever anything moved, the whole picture is taken from foca's member
+//! list and the adverts, and compared with the one before.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use feed::{
+    Name,
+    frame::{Member, MemberState},
+};
+use foca::{AccumulatingRuntime, Foca, OwnedNotification, PostcardCodec, Timer};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
+
+use crate::{
+    advert::{Advert, AdvertHandler, Adverts, Follows},
+    drain::{Barrier, Report, Reports},
+    effect::Effect,
+    input::Input,
+    lifeline::{self, Peer},
+    member_id::MemberId,
+    packet::{Envelope, Kind, PacketError},
+    picture::Picture,
+    role_tables::RoleTables,
+    swim::{foca_config, size_class},
+    sync::State,
+    timers::Timers,
+};
+
+/// Changes within this time become one table.
+const SETTLE_PERIOD: Duration = Duration::from_millis(10);
+/// First pause between announcements while alone; doubles up to [`ANNOUNCE_PAUSE_MAX`].
+const ANNOUNCE_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between announcements while alone.
+const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Pause between announcements to the seeds for ever after: heals islands that never met.
+const REANNOUNCE_PERIOD: Duration = Duration::from_secs(15);
+/// The same while a seed that was a member is none any more: a restarted dnsserver is an island with every newcomer in it
+/// until somebody of the old cluster speaks to it.
+const REANNOUNCE_LOST_PERIOD: Duration = Duration::from_millis(250);
+/// How often the state is exchanged with some member, and with one whose advert is missing.
+const SYNC_PERIOD: Duration = Duration::from_secs(10);
+const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
+/// How long newcomers that know nobody else wait before they are a cluster: time for one who knows it to answer.
+const FOUNDING_PERIOD: Duration = Duration::from_secs(1);
+/// Farewell messages and the pause between them: one lost datagram must not turn a departure into a failure.
+const FAREWELLS: u32 = 4;
+const FAREWELL_PERIOD: Duration = Duration::from_millis(25);
+
+/// What a node is and knows when it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its identity; `id.instance` is its start in milliseconds since the Unix epoch, at the clock's zero.
+    pub id: MemberId,
+    /// Where its role's process listens, 0 for nowhere.
+    pub port: u16,
+    /// Its share of the work.
+    pub weight: u16,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Whether it may take itself for the first of its cluster: it has no seeds.
+    pub founds: bool,
+    /// Longest wait for consumers to let go.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Member,
+    Draining(Barrier),
+    Leaving { farewells: u32, next_at: Duration },
+    Left,
+}
+
+/// One node's share of the cluster's state.
+pub struct Membership {
+    config: Config,
+    envelope: Envelope,
+    foca: Foca<MemberId, PostcardCodec, StdRng, AdvertHandler>,
+    runtime: AccumulatingRuntime<MemberId>,
+    timers: Timers<Timer<MemberId>>,
+    adverts: Rc<RefCell<Adverts>>,
+    own: Advert,
+    phase: Phase,
+    seeds: Vec<SocketAddr>,
+    /// Seeds that were members at some time.
+    met_seeds: BTreeSet<SocketAddr>,
+    announce_at: Duration,
+    announce_pause: Duration,
+    sync_at: Duration,
+    syncing: bool,
+    in_touch: bool,
+    /// When a node with nothing but newcomers about it takes them for the cluster.
+    founds_at: Option<Duration>,
+    serving: bool,
+    settle_at: Option<Duration>,
+    picture: Picture,
+    lifelines: Vec<Peer>,
+    tables: RoleTables,
+    reports: Reports,
+    rng: StdRng,
+    effects: VecDeque<Effect>,
+}
+
+impl Membership {
+    /// A node that has just started; `seed` makes its random choices repeatable.
+    pub fn new(config: Config, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let adverts = Rc::new(RefCell::new(Adverts::default()));
+        let handler = AdvertHandler { adverts: adverts.clone(), own_addr: config.id.addr };
+        let foca_rng = StdRng::seed_from_u64(rng.random());
+        let foca =
+            Foca::with_custom_broadcast(config.id.clone(), foca_config(1), foca_rng, PostcardCodec, handler);
+        let own = Advert {
+            addr: config.id.addr,
+            instance: config.id.instance,
+            version: 0,
+            state: MemberState::Joining,
+            port: config.port,
+            weight: config.weight,
+            since_ms: config.id.instance,
+            follows: Follows::Roles(Vec::new()),
+        };
+        let mut node = Self {
+            envelope: Envelope::new(&config.cluster),
+            foca,
+            runtime: AccumulatingRuntime::new(),
+            timers: Timers::new(),
+            adverts,
+            own,
+            phase: Phase::Member,
+            seeds: Vec::new(),
+            met_seeds: BTreeSet::new(),
+            announce_at: Duration::ZERO,
+            announce_pause: ANNOUNCE_PAUSE_MIN,
+            sync_at: SYNC_PERIOD,
+            syncing: false,
+            in_touch: false,
+            founds_at: None,
+            serving: false,
+            settle_at: Some(Duration::ZERO),
+            picture: Picture::default(),
+            lifelines: Vec::new(),
+            tables: RoleTables::default(),
+            reports: Reports::default(),
+            rng,
+            effects: VecDeque::new(),
+            config,
+        };
+        if node.config.founds {
+            node.apply_in_touch(Duration::ZERO);
+        }
+        node
+    }
+
+    /// Takes what happened. The effects are then due; see [`Membership::poll_effect`].
+    ///
+    /// # Errors
+    /// A datagram or state that was dropped, and why; the node is unharmed.
+    pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Result<(), PacketError> {
+        // A node that said goodbye must not listen any more: the echo of its own farewell would bring it back.
+        let gone = matches!(self.phase, Phase::Leaving { .. } | Phase::Left);
+        let result = match input {
+            Input::Tick => Ok(()),
+            Input::Datagram(_) | Input::Sync(_) if gone => Ok(()),
+            Input::Datagram(packet) => self.handle_datagram(packet),
+            Input::Sync(packet) => self.handle_sync(packet, now),
+            Input::SyncEnded => {
+                self.syncing = false;
+                Ok(())
+            }
+            Input::Seeds(seeds) => {
+                self.handle_seeds(seeds, now);
+                Ok(())
+            }
+            Input::Serving(serving) => {
+                self.serving = serving;
+                self.apply_readiness(now);
+                Ok(())
+            }
+            Input::Follows(follows) => {
+                self.readvertise(|own| own.follows = follows);
+                Ok(())
+            }
+            Input::InFlight(counts) => {
+                self.reports.apply_counts(counts);
+                Ok(())
+            }
+            Input::Dead(peer) => {
+                if !gone {
+                    self.handle_dead(peer);
+                }
+                Ok(())
+            }
+            Input::Leave => {
+                self.handle_leave(now);
+                Ok(())
+            }
+            Input::RoleDied => {
+                if !gone {
+                    self.apply_farewell(MemberState::Failed, now);
+                }
+                Ok(())
+            }
+        };
+        self.advance(now);
+        result
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let phase = match &self.phase {
+            Phase::Member => Some(self.announce_at.min(self.sync_at)),
+            Phase::Draining(barrier) => Some(barrier.deadline),
+            Phase::Leaving { next_at, .. } => Some(*next_at),
+            Phase::Left => None,
+        };
+        let founding = self.founds_at.filter(|_| !self.in_touch);
+        [phase, founding, self.timers.next_deadline(), self.settle_at, self.reports.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The whole state, for an exchange by stream.
+    pub fn encode_sync(&self) -> Vec<u8> {
+        let own = foca::Member::alive(self.foca.identity().clone());
+        let members: Vec<_> = self.foca.iter_membership_state().cloned().chain([own]).collect();
+        let adverts = self.adverts.borrow();
+        let adverts =
+            members.iter().filter_map(|m| adverts.of(m.id().addr, m.id().instance).cloned()).collect();
+        self.envelope.encode(Kind::Sync, &State { in_touch: self.in_touch, members, adverts }.encode())
+    }
+
+    /// The packet that introduces this node on a lifeline.
+    pub fn encode_lifeline(&self) -> Vec<u8> {
+        let own = Peer { addr: self.config.id.addr, instance: self.config.id.instance };
+        self.envelope.encode(Kind::Lifeline, &own.encode())
+    }
+
+    /// The members as they are, this one included.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.picture.listed().map(|listed| &listed.member)
+    }
+
+    fn handle_datagram(&mut self, packet: &[u8]) -> Result<(), PacketError> {
+        match self.envelope.parse(packet)? {
+            (Kind::Gossip, payload) => {
+                let outcome = self.foca.handle_data(payload, &mut self.runtime);
+                self.note(outcome);
+            }
+            (Kind::Drain, payload) => {
+                let report = Report::parse(payload).ok_or(PacketError::Truncated)?;
+                if let Phase::Draining(barrier) = &mut self.phase
+                    && report.instance == self.config.id.instance
+                {
+                    barrier.handle_report(&report);
+                }
+            }
+            (kind @ (Kind::Sync | Kind::Lifeline), _) => return Err(PacketError::Kind(kind as u8)),
+        }
+        Ok(())
+    }
+
+    fn handle_sync(&mut self, packet: &[u8], now: Duration) -> Result<(), PacketError> {
+        let (Kind::Sync, payload) = self.envelope.parse(packet)? else {
+            return Err(PacketError::Kind(Kind::Gossip as u8));
+        };
+        let state = State::parse(payload).ok_or(PacketError::Truncated)?;
+        let outcome = self.foca.apply_many(state.members.into_iter(), true, &mut self.runtime);
+        self.note(outcome);
+        let own_addr = self.config.id.addr;
+        let mut adverts = self.adverts.borrow_mut();
+        for advert in state.adverts.into_iter().filter(|advert| advert.addr != own_addr) {
+            adverts.apply(advert);
+        }
+        drop(adverts);
+        self.settle(now);
+        if state.in_touch {
+            self.apply_in_touch(now);
+        } else if !self.in_touch {
+            // The other is as new as this node: it has company, and asks on.
+            self.founds_at.get_or_insert(now + FOUNDING_PERIOD);
+            self.sync_at = now + SETTLE_PERIOD;
+        }
+        Ok(())
+    }
+
+    fn handle_seeds(&mut self, mut seeds: Vec<SocketAddr>, now: Duration) {
+        seeds.retain(|seed| *seed != self.config.id.addr);
+        if seeds != self.seeds {
+            self.seeds = seeds;
+            // Who is in company can wait for the usual turn: DNS may give other seeds at every look.
+            if self.foca.num_members() == 0 {
+                self.announce_at = now;
+                self.announce_pause = ANNOUNCE_PAUSE_MIN;
+            }
+        }
+    }
+
+    /// Ready is who serves and knows the cluster: a front that others choose before it knows its apps would refuse
+    /// their requests.
+    fn apply_readiness(&mut self, now: Duration) {
+        let state = if self.serving && self.in_touch { MemberState::Ready } else { MemberState::Joining };
+        if matches!(self.phase, Phase::Member) && self.own.state != state {
+            let since_ms = self.config.id.instance + millis(now);
+            self.readvertise(|own| {
+                own.state = state;
+                own.since_ms = since_ms;
+            });
+        }
+    }
+
+    /// The death of exactly this process: whoever restarted at the address since is another identity.
+    fn handle_dead(&mut self, peer: Peer) {
+        let ids = self.foca.iter_members().map(foca::Member::id);
+        let dead = { ids }.find(|id| id.addr == peer.addr && id.instance == peer.instance).cloned();
+        if let Some(id) = dead {
+            let outcome = self.foca.apply_many([foca::Member::down(id)].into_iter(), true, &mut self.runtime);
+            self.note(outcome);
+            let outcome = self.foca.gossip(&mut self.runtime);
+            self.note(outcome);
+        }
+    }
+
+    fn handle_leave(&mut self, now: Duration) {
+        if matches!(self.phase, Phase::Member) {
+            self.phase = Phase::Draining(Barrier::new(now, self.config.drain_timeout));
+            self.readvertise(|own| own.state = MemberState::Draining);
+        }
+    }
+
+    fn apply_in_touch(&mut self, now: Duration) {
+        if !std::mem::replace(&mut self.in_touch, true) {
+            self.effects.push_back(Effect::InTouch);
+            self.apply_readiness(now);
+        }
+    }
+
+    /// Changes the own advert and spreads the new version at once.
+    fn readvertise(&mut self, change: impl FnOnce(&mut Advert)) {
+        let before = self.own.clone();
+        change(&mut self.own);
+        if self.own != before || self.own.version == 0 {
+            self.spread_own();
+        }
+    }
+
+    fn spread_own(&mut self) {
+        self.own.version += 1;
+        let outcome = self.foca.add_broadcast(&self.own.encode()).map(drop);
+        self.note(outcome);
+        let outcome = self.foca.gossip(&mut self.runtime);
+        self.note(outcome);
+    }
+
+    /// Everything that follows from an input or from time: timers, periodic work, the new picture, packets.
+    fn advance(&mut self, now: Duration) {
+        while let Some(timer) = self.timers.poll_due(now) {
+            let outcome = self.foca.handle_timer(timer, &mut self.runtime);
+            self.note(outcome);
+            self.drain_runtime(now);
+        }
+        self.drain_runtime(now);
+        if self.adverts.borrow_mut().take_changed() {
+            self.unsettle(now);
+        }
+        if self.settle_at.is_some_and(|at| at <= now) {
+            self.settle(now);
+        }
+        match &self.phase {
+            Phase::Member => {
+                if !self.in_touch && self.founds_at.is_some_and(|at| at <= now) {
+                    self.apply_in_touch(now);
+                }
+                self.announce(now);
+                self.sync(now);
+            }
+            Phase::Draining(_) => self.check_barrier(now),
+            Phase::Leaving { .. } => self.say_farewell(now),
+            Phase::Left => {}
+        }
+        self.report(now);
+        self.drain_runtime(now);
+    }
+
+    fn unsettle(&mut self, now: Duration) {
+        self.settle_at.get_or_insert(now + SETTLE_PERIOD);
+    }
+
+    /// foca's complaints are about strangers' bytes or timers that came late; it stays whole in all of them.
+    fn note(&self, outcome: Result<(), foca::Error>) {
+        if let Err(error) = outcome {
+            tracing::debug!(node = %self.config.id.node, %error, "gossip");
+        }
+    }
+
+    fn drain_runtime(&mut self, now: Duration) {
+        while let Some((to, payload)) = self.runtime.to_send() {
+            let bytes = self.envelope.encode(Kind::Gossip, &payload).into();
+            self.effects.push_back(Effect::Send { to: to.addr, bytes });
+        }
+        while let Some((after, timer)) = self.runtime.to_schedule() {
+            self.timers.insert(now + after, timer);
+        }
+        while let Some(notification) = self.runtime.to_notify() {
+            self.unsettle(now);
+            match notification {
+                // Alone again: the first member to come back is somebody to sync with.
+                OwnedNotification::Idle => self.announce_pause = ANNOUNCE_PAUSE_MIN,
+                OwnedNotification::Active => self.sync_at = now,
+                OwnedNotification::Rejoin(_) => self.spread_own(),
+                _ => {}
+            }
+        }
+    }
+
+    fn announce(&mut self, now: Duration) {
+        if now < self.announce_at {
+            return;
+        }
+        for seed in self.seeds.clone() {
+            let outcome = self.foca.announce(MemberId::unknown_at(seed), &mut self.runtime);
+            self.note(outcome);
+        }
+        let pause = match self.foca.num_members() {
+            0 => self.announce_pause,
+            _ if self.has_lost_a_seed() => REANNOUNCE_LOST_PERIOD,
+            _ => REANNOUNCE_PERIOD,
+        };
+        self.announce_pause = (self.announce_pause * 2).min(ANNOUNCE_PAUSE_MAX);
+        // Jitter keeps a thousand containers that started together from announcing together for ever.
+        self.announce_at = now + pause.mul_f64(self.rng.random_range(0.75..1.25));
+    }
+
+    fn has_lost_a_seed(&self) -> bool {
+        let is_active = |seed: &SocketAddr| self.foca.iter_members().any(|member| member.id().addr == *seed);
+        self.seeds.iter().any(|seed| self.met_seeds.contains(seed) && !is_active(seed))
+    }
+
+    /// Exchanges states: with a member whose advert is missing, else now and then with anybody.
+    fn sync(&mut self, now: Duration) {
+        if now < self.sync_at {
+            return;
+        }
+        let adverts = self.adverts.borrow();
+        let incomplete = self
+            .foca
+            .iter_members()
+            .filter(|m| adverts.of(m.id().addr, m.id().instance).is_none())
+            .choose(&mut self.rng);
+        let repair = incomplete.is_some();
+        let with = incomplete.or_else(|| self.foca.iter_members().choose(&mut self.rng));
+        let first = !self.in_touch;
+        if let Some(member) = with.filter(|_| !self.syncing) {
+            self.syncing = true;
+            self.effects.push_back(Effect::Sync { with: member.id().addr });
+        }
+        let period = if repair || first { SYNC_REPAIR_PERIOD } else { SYNC_PERIOD };
+        self.sync_at = now + period.mul_f64(self.rng.random_range(0.75..1.25));
+    }
+
+    /// Takes the new picture and tells what is different.
+    fn settle(&mut self, now: Duration) {
+        self.settle_at = None;
+        let adverts = self.adverts.borrow();
+        let others = self.foca.iter_members().map(foca::Member::id);
+        let picture = Picture::take(others.chain([self.foca.identity()]), &adverts);
+        let before = std::mem::replace(&mut self.picture, picture);
+        let changes = self.picture.changes_since(&before, &adverts);
+        self.effects.extend(changes.into_iter().map(Effect::Change));
+        let is_silent = |id: &MemberId| adverts.of(id.addr, id.instance).is_none();
+        if self.foca.iter_members().any(|member| is_silent(member.id())) {
+            self.sync_at = self.sync_at.min(now + SYNC_REPAIR_PERIOD);
+        }
+        drop(adverts);
+        let addrs = self.foca.iter_members().map(|member| member.id().addr);
+        self.met_seeds.extend(addrs.filter(|addr| self.seeds.contains(addr)));
+        if self.has_lost_a_seed() {
+            self.announce_at = self.announce_at.min(now + REANNOUNCE_LOST_PERIOD);
+        }
+        let peers = self.foca.iter_members().map(|m| Peer { addr: m.id().addr, instance: m.id().instance });
+        let lifelines = lifeline::choose(self.config.id.addr, peers);
+        if lifelines != self.lifelines {
+            self.lifelines.clone_from(&lifelines);
+            self.effects.push_back(Effect::Lifelines(lifelines));
+        }
+        let tables = self.tables.apply_members(self.picture.listed());
+        if !tables.is_empty() {
+            self.effects.push_back(Effect::Tables(tables));
+        }
+        if size_class(before.len()) != size_class(self.picture.len()) {
+            let outcome = self.foca.set_config(foca_config(self.picture.len()));
+            self.note(outcome);
+        }
+        self.forget_strangers();
+    }
+
+    /// Adverts outlive their members a little (they may come first); much later they are garbage.
+    fn forget_strangers(&mut self) {
+        let active: BTreeSet<SocketAddr> =
+            self.foca.iter_members().map(|m| m.id().addr).chain([self.config.id.addr]).collect();
+        let mut adverts = self.adverts.borrow_mut();
+        if adverts.len() > 2 * active.len() + 64 {
+            adverts.retain(|addr| active.contains(addr));
+        }
+    }
+
+    fn check_barrier(&mut self, now: Duration) {
+        let Phase::Draining(barrier) = &self.phase else { return };
+        let held_up_by = self.held_up_by(barrier);
+        if held_up_by.is_empty() || now >= barrier.deadline {
+            self.effects.push_back(Effect::Drained { after: now.saturating_sub(barrier.since), held_up_by });
+            self.apply_farewell(MemberState::Left, now);
+            self.say_farewell(now);
+        }
+    }
+
+    /// The live consumers of the own role that have not let go.
+    fn held_up_by(&self, barrier: &Barrier) -> Vec<Name> {
+        let adverts = self.adverts.borrow();
+        let own_role = &self.config.id.role;
+        self.foca
+            .iter_members()
+            .map(foca::Member::id)
+            .filter(|id| {
+                adverts.of(id.addr, id.instance).is_some_and(|advert| {
+                    let serves = matches!(
+                        advert.state,
+                        MemberState::Joining | MemberState::Ready | MemberState::Draining
+                    );
+                    serves && advert.follows.includes(own_role)
+                })
+            })
+            .filter(|id| !barrier.is_released_by(id.addr, id.instance))
+            .map(|id| id.node.clone())
+            .collect()
+    }
+
+    fn apply_farewell(&mut self, state: MemberState, now: Duration) {
+        self.readvertise(|own| own.state = state);
+        let outcome = self.foca.leave_cluster(&mut self.runtime);
+        self.note(outcome);
+        self.phase = Phase::Leaving { farewells: FAREWELLS, next_at: now };
+    }
+
+    fn say_farewell(&mut self, now: Duration) {
+        let Phase::Leaving { farewells, next_at } = &mut self.phase else { return };
+        if now < *next_at {
+            return;
+        }
+        if *farewells == 0 || self.foca.num_members() == 0 {
+            self.phase = Phase::Left;
+            self.effects.push_back(Effect::Left);
+            return;
+        }
+        *farewells -= 1;
+        *next_at = now + FAREWELL_PERIOD;
+        let outcome = self.foca.gossip(&mut self.runtime);
+        self.note(outcome);
+    }
+
+    /// Tells draining members what the consumers here still have in flight with them.
+    fn report(&mut self, now: Duration) {
+        let Some(counts) = self.reports.poll_due(now) else { return };
+        for listed in self.picture.listed().filter(|l| l.member.state == MemberState::Draining) {
+            let member = &listed.member;
+            if let Some(&in_flight) = counts.get(&member.instance) {
+                let report = Report {
+                    from: self.config.id.addr,
+                    from_instance: self.config.id.instance,
+                    instance: member.instance,
+                    in_flight,
+                };
+                let bytes = self.envelope.encode(Kind::Drain, &report.encode()).into();
+                self.effects.push_back(Effect::Send { to: member.addr, bytes });
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,135 @@
+//! The envelope of everything that sidecars send each other, by datagram or by stream.
+//!
+//! ```text
+//! 0      1        2     3                7
+//! ├ 'C' ─┼ version ┼ kind ┼ cluster (u32) ┼ payload …
+//! ```
+//!
+//! The cluster field is a hash of the cluster's name: it keeps two clusters on one network apart by mistake, and keeps
+//! nobody out who means to come in.
+
+/// Bytes before the payload.
+pub const ENVELOPE_BYTES: usize = 7;
+
+/// Longest datagram in bytes: with IP and UDP headers it passes an Ethernet of 1400, which overlay networks have,
+/// in one piece.
+pub const DATAGRAM_BYTES_MAX: usize = 1350;
+
+const MAGIC: u8 = b'C';
+const VERSION: u8 = 1;
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A foca message.
+    Gossip = 1,
+    /// A consumer's report to a draining member.
+    Drain = 2,
+    /// The whole state, by stream.
+    Sync = 3,
+    /// The first packet of a lifeline, by stream.
+    Lifeline = 4,
+}
+
+/// Why a packet is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    /// Shorter than the envelope.
+    #[error("truncated")]
+    Truncated,
+    /// Not from a sidecar.
+    #[error("not a concertina packet")]
+    Foreign,
+    /// From a sidecar of another protocol version.
+    #[error("protocol version {0}, expected {VERSION}")]
+    Version(u8),
+    /// From a sidecar of another cluster.
+    #[error("another cluster")]
+    Cluster,
+    /// Of a kind that does not exist.
+    #[error("unknown kind {0}")]
+    Kind(u8),
+}
+
+/// Packs and unpacks for one cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope {
+    cluster: u32,
+}
+
+impl Envelope {
+    /// The envelope of the cluster of this name.
+    pub fn new(cluster: &str) -> Self {
+        // FNV-1a: stable across versions and architectures, which the standard library's hasher does not promise.
+        let hash = cluster.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        Self { cluster: hash }
+    }
+
+    /// Wraps a payload.
+    pub fn encode(&self, kind: Kind, payload: &[u8]) -> Vec<u8> {
+        let mut packet = Vec::with_capacity(ENVELOPE_BYTES + payload.len());
+        packet.extend([MAGIC, VERSION, kind as u8]);
+        packet.extend(self.cluster.to_be_bytes());
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    /// Unwraps a packet of a stranger.
+    ///
+    /// # Errors
+    /// Why it is to be dropped.
+    pub fn parse<'a>(&self, packet: &'a [u8]) -> Result<(Kind, &'a [u8]), PacketError> {
+        let Some((&[magic, version, kind, a, b, c, d], payload)) =
+            packet.split_first_chunk::<ENVELOPE_BYTES>()
+        else {
+            return Err(PacketError::Truncated);
+        };
+        if magic != MAGIC {
+            return Err(PacketError::Foreign);
+        }
+        if version != VERSION {
+            return Err(PacketError::Version(version));
+        }
+        if u32::from_be_bytes([a, b, c, d]) != self.cluster {
+            return Err(PacketError::Cluster);
+        }
+        let kind = match kind {
+            1 => Kind::Gossip,
+            2 => Kind::Drain,
+            3 => Kind::Sync,
+            4 => Kind::Lifeline,
+            other => return Err(PacketError::Kind(other)),
+        };
+        Ok((kind, payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_arrives_as_it_was_sent() {
+        let envelope = Envelope::new("default");
+        let packet = envelope.encode(Kind::Drain, b"payload");
+        assert_eq!(packet.len(), ENVELOPE_BYTES + 7);
+        assert_eq!(envelope.parse(&packet), Ok((Kind::Drain, &b"payload"[..])));
+    }
+
+    #[test]
+    fn every_reason_to_drop_a_packet_fires() {
+        let envelope = Envelope::new("default");
+        let good = envelope.encode(Kind::Gossip, b"");
+        let with = |at: usize, byte: u8| {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            bad
+        };
+        assert_eq!(envelope.parse(&good[..ENVELOPE_BYTES - 1]), Err(PacketError::Truncated));
+        assert_eq!(envelope.parse(&with(0, b'X')), Err(PacketError::Foreign));
+        assert_eq!(envelope.parse(&with(1, 9)), Err(PacketError::Version(9)));
+        assert_eq!(envelope.parse(&with(2, 9)), Err(PacketError::Kind(9)));
+        assert_eq!(Envelope::new("other").parse(&good), Err(PacketError::Cluster));
+    }
+}

@@ -1,0 +1,351 @@
+//! The feed's sidecar end: a Unix socket that tells tables to consumers and answers questions.
+//!
+//! A consumer is sent the newest table of each role that is newer than what it was sent: one latest-wins slot a role,
+//! so that a slow reader costs bounded memory and never holds up the gossip.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
+
+use feed::{
+    FromSidecar, Name, RoleTable, ToSidecar,
+    frame::{Applied, ConsumerHello, FeedError, Member, SidecarCodec, SidecarHello, VERSION, Wait},
+};
+use futures_util::{SinkExt, StreamExt};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{broadcast, mpsc, watch},
+    time::{Instant, timeout},
+};
+use tokio_util::codec::Framed;
+
+use crate::advert::{FOLLOWED_ROLES_MAX, Follows};
+
+/// How long a connection may take to say what it wants.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most connections at a time: consumers are a handful; the rest are questions.
+const CONNECTIONS_MAX: usize = 256;
+/// Changes that a monitor may lag behind before it is cut off.
+const MONITOR_LAG_MAX: usize = 4096;
+
+/// What consumers and askers cause.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// The set of followed roles, or what is in flight, changed.
+    Consumers,
+    /// Somebody asked the node to leave.
+    Leave,
+}
+
+struct Subscription {
+    follows: Follows,
+    applied: BTreeMap<Name, Applied>,
+}
+
+struct Board {
+    hello: SidecarHello,
+    tables: RefCell<BTreeMap<Name, RoleTable>>,
+    members: RefCell<Vec<Member>>,
+    subscriptions: RefCell<BTreeMap<u64, Subscription>>,
+    synced: Cell<bool>,
+    next_id: Cell<u64>,
+    connections: Cell<usize>,
+    /// Counts the changes of all of the above.
+    epoch: watch::Sender<u64>,
+    changes: broadcast::Sender<Member>,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+/// The published state and its readers.
+#[derive(Clone)]
+pub(crate) struct Publisher(Rc<Board>);
+
+/// Binds the socket, taking the place of one that nobody serves any more.
+pub(crate) async fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sidecar serves there"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+impl Publisher {
+    pub(crate) fn new(node: Name, cluster: String, requests: mpsc::UnboundedSender<Request>) -> Self {
+        Self(Rc::new(Board {
+            hello: SidecarHello { version: VERSION, node, cluster },
+            tables: RefCell::default(),
+            members: RefCell::default(),
+            subscriptions: RefCell::default(),
+            synced: Cell::new(false),
+            next_id: Cell::new(0),
+            connections: Cell::new(0),
+            epoch: watch::Sender::new(0),
+            changes: broadcast::Sender::new(MONITOR_LAG_MAX),
+            requests,
+        }))
+    }
+
+    pub(crate) fn publish_tables(&self, tables: Vec<RoleTable>) {
+        let mut board = self.0.tables.borrow_mut();
+        board.extend(tables.into_iter().map(|table| (table.role().clone(), table)));
+        drop(board);
+        self.0.bump();
+    }
+
+    pub(crate) fn publish_synced(&self) {
+        self.0.synced.set(true);
+        self.0.bump();
+    }
+
+    pub(crate) fn publish_change(&self, change: Member, members: Vec<Member>) {
+        *self.0.members.borrow_mut() = members;
+        // Nobody may be listening.
+        let _ = self.0.changes.send(change);
+    }
+
+    /// Everything that some consumer follows.
+    pub(crate) fn follows(&self) -> Follows {
+        let mut roles = Vec::new();
+        for subscription in self.0.subscriptions.borrow().values() {
+            match &subscription.follows {
+                Follows::All => return Follows::All,
+                Follows::Roles(more) => roles.extend_from_slice(more),
+            }
+        }
+        roles.sort();
+        roles.dedup();
+        // The advert has room for so many; whoever follows more is waited for by every role.
+        if roles.len() > FOLLOWED_ROLES_MAX { Follows::All } else { Follows::Roles(roles) }
+    }
+
+    /// In-flight counts at the draining instances that every consumer of their role has stopped choosing.
+    pub(crate) fn in_flight(&self) -> BTreeMap<u64, u32> {
+        let tables = self.0.tables.borrow();
+        let draining = tables.values().flat_map(|table| table.draining().map(|e| (table.role(), e.instance)));
+        draining
+            .filter_map(|(role, instance)| Some((instance, self.0.in_flight_at(role, instance)?)))
+            .collect()
+    }
+
+    /// Serves the socket for ever.
+    pub(crate) async fn serve(self, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((socket, _)) if self.0.connections.get() < CONNECTIONS_MAX => {
+                    let board = self.0.clone();
+                    board.connections.set(board.connections.get() + 1);
+                    tokio::task::spawn_local(async move {
+                        board.serve_connection(socket).await;
+                        board.connections.set(board.connections.get() - 1);
+                    });
+                }
+                Ok(_) => tracing::warn!(CONNECTIONS_MAX, "too many feed connections, refusing one"),
+                // Out of descriptors or memory: others need the time more than a tight loop does.
+                Err(error) => {
+                    tracing::warn!(%error, "feed accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+type Connection = Framed<UnixStream, SidecarCodec>;
+
+impl Board {
+    fn bump(&self) {
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// None while some consumer has not applied the drain yet, or where there is no consumer.
+    fn in_flight_at(&self, role: &Name, instance: u64) -> Option<u32> {
+        let subscriptions = self.subscriptions.borrow();
+        let followers = subscriptions.values().filter(|s| s.follows.includes(role));
+        followers
+            .map(|s| {
+                let draining = &s.applied.get(role)?.draining;
+                draining.iter().find(|d| d.instance == instance).map(|d| d.in_flight)
+            })
+            .reduce(|a, b| Some(a?.saturating_add(b?)))
+            .flatten()
+    }
+
+    async fn serve_connection(&self, socket: UnixStream) {
+        let mut connection = Framed::new(socket, SidecarCodec::default());
+        let outcome = match timeout(FIRST_FRAME_TIMEOUT, connection.next()).await {
+            Ok(Some(Ok(frame))) => self.serve_frame(&mut connection, frame).await,
+            Ok(Some(Err(error))) => Err(error),
+            Ok(None) => Ok(()),
+            Err(_) => Err(FeedError::OutOfPlace("nothing said")),
+        };
+        match outcome {
+            Ok(()) | Err(FeedError::Io(_) | FeedError::Closed) => {}
+            Err(error) => {
+                tracing::warn!(%error, "feed");
+                let _ = connection.send(FromSidecar::Refused { why: error.to_string() }).await;
+            }
+        }
+    }
+
+    async fn serve_frame(&self, connection: &mut Connection, frame: ToSidecar) -> Result<(), FeedError> {
+        match frame {
+            ToSidecar::Hello(hello) => {
+                let follows = accept_hello(&hello)?;
+                let id = self.next_id.replace(self.next_id.get() + 1);
+                tracing::info!(consumer = hello.name, roles = ?hello.roles, "feed consumer came");
+                self.subscriptions
+                    .borrow_mut()
+                    .insert(id, Subscription { follows, applied: BTreeMap::new() });
+                let _ = self.requests.send(Request::Consumers);
+                let outcome = self.serve_consumer(connection, id).await;
+                self.subscriptions.borrow_mut().remove(&id);
+                self.bump();
+                let _ = self.requests.send(Request::Consumers);
+                tracing::info!(consumer = hello.name, "feed consumer went");
+                outcome
+            }
+            ToSidecar::Members { role } => {
+                let mut members = self.members.borrow().clone();
+                members.retain(|member| role.as_ref().is_none_or(|role| member.role == *role));
+                connection.send(FromSidecar::Members(members)).await
+            }
+            ToSidecar::Monitor {} => self.serve_monitor(connection).await,
+            ToSidecar::Wait(wish) => self.serve_wait(connection, &wish).await,
+            ToSidecar::Leave {} => {
+                let _ = self.requests.send(Request::Leave);
+                connection.send(FromSidecar::Leaving {}).await
+            }
+            ToSidecar::Applied(_) => Err(FeedError::OutOfPlace("applied before hello")),
+        }
+    }
+
+    async fn serve_consumer(&self, connection: &mut Connection, id: u64) -> Result<(), FeedError> {
+        let mut epoch = self.epoch.subscribe();
+        let mut sent: BTreeMap<Name, u64> = BTreeMap::new();
+        let mut said_synced = false;
+        connection.send(FromSidecar::Hello(self.hello.clone())).await?;
+        loop {
+            let now = *epoch.borrow_and_update();
+            for table in self.news(id, &mut sent) {
+                connection.send(FromSidecar::Table(table)).await?;
+            }
+            if self.synced.get() && !said_synced {
+                said_synced = true;
+                connection.send(FromSidecar::Synced { epoch: now }).await?;
+            }
+            tokio::select! {
+                frame = connection.next() => match frame {
+                    None => return Ok(()),
+                    Some(Ok(ToSidecar::Applied(applied))) => self.apply_receipt(id, applied),
+                    Some(Ok(_)) => return Err(FeedError::OutOfPlace("a question after hello")),
+                    Some(Err(error)) => return Err(error),
+                },
+                _ = epoch.changed() => {}
+            }
+        }
+    }
+
+    /// The followed tables that are newer than what was sent. A role that is followed by name and unknown to a sidecar
+    /// that knows the cluster counts as empty, so that the picture is complete with `synced`.
+    fn news(&self, id: u64, sent: &mut BTreeMap<Name, u64>) -> Vec<RoleTable> {
+        let tables = self.tables.borrow();
+        let subscriptions = self.subscriptions.borrow();
+        let Some(subscription) = subscriptions.get(&id) else { return Vec::new() };
+        let known = tables.values().filter(|table| subscription.follows.includes(table.role())).cloned();
+        let unknown = match &subscription.follows {
+            Follows::Roles(roles) if self.synced.get() => roles.as_slice(),
+            _ => &[],
+        };
+        let unknown = unknown.iter().filter(|role| !tables.contains_key(*role) && !sent.contains_key(*role));
+        let empty = unknown.map(|role| RoleTable::new(role.clone(), 0, Vec::new()));
+        let news =
+            known.chain(empty).filter(|t| sent.get(t.role()).is_none_or(|sent| *sent < t.generation()));
+        let news: Vec<RoleTable> = news.collect();
+        sent.extend(news.iter().map(|table| (table.role().clone(), table.generation())));
+        news
+    }
+
+    fn apply_receipt(&self, id: u64, applied: Applied) {
+        if let Some(subscription) = self.subscriptions.borrow_mut().get_mut(&id) {
+            subscription.applied.insert(applied.role.clone(), applied);
+        }
+        self.bump();
+        let _ = self.requests.send(Request::Consumers);
+    }
+
+    async fn serve_monitor(&self, connection: &mut Connection) -> Result<(), FeedError> {
+        let mut changes = self.changes.subscribe();
+        let members = self.members.borrow().clone();
+        for member in members {
+            connection.send(FromSidecar::Change(member)).await?;
+        }
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(change) => connection.send(FromSidecar::Change(change)).await?,
+                    Err(_) => return Err(FeedError::OutOfPlace("a monitor that reads too slowly")),
+                },
+                frame = connection.next() => return match frame {
+                    None => Ok(()),
+                    Some(_) => Err(FeedError::OutOfPlace("a frame while monitoring")),
+                },
+            }
+        }
+    }
+
+    async fn serve_wait(&self, connection: &mut Connection, wish: &Wait) -> Result<(), FeedError> {
+        let asked = Instant::now();
+        let mut epoch = self.epoch.subscribe();
+        while !self.fulfils(wish) {
+            tokio::select! {
+                _ = epoch.changed() => {}
+                frame = connection.next() => return match frame {
+                    None => Ok(()),
+                    Some(_) => Err(FeedError::OutOfPlace("a frame while waiting")),
+                },
+            }
+        }
+        let after_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        connection.send(FromSidecar::Waited { after_ms }).await
+    }
+
+    fn fulfils(&self, wish: &Wait) -> bool {
+        let tables = self.tables.borrow();
+        let table = tables.get(&wish.role);
+        let (ready, draining) = table.map_or((0, 0), |t| (t.ready().count(), t.draining().count()));
+        let enough = ready >= wish.min as usize;
+        let not_too_many = wish.max.is_none_or(|max| ready <= max as usize && draining == 0);
+        let generation = table.map_or(0, RoleTable::generation);
+        let subscriptions = self.subscriptions.borrow();
+        let mut followers = subscriptions.values().filter(|s| s.follows.includes(&wish.role)).peekable();
+        let is_seen = !wish.visible || followers.peek().is_some();
+        let applied =
+            |s: &Subscription| s.applied.get(&wish.role).is_some_and(|a| a.generation >= generation);
+        enough && not_too_many && is_seen && followers.all(applied)
+    }
+}
+
+fn accept_hello(hello: &ConsumerHello) -> Result<Follows, FeedError> {
+    if hello.version != VERSION {
+        return Err(FeedError::Version { theirs: hello.version });
+    }
+    if hello.roles.iter().any(|role| role == "*") {
+        return Ok(Follows::All);
+    }
+    let roles: Result<Vec<Name>, _> = hello.roles.iter().map(|role| role.parse()).collect();
+    roles.map(Follows::Roles).map_err(|error: feed::name::NotAName| FeedError::Refused(error.to_string()))
+}

@@ -1,0 +1,196 @@
+//! Where a node finds its first contact: what it was told, and what Docker wrote into resolv.conf.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use simple_dns::{CLASS, Name as DnsName, Packet, PacketFlag, QCLASS, QTYPE, Question, TYPE, rdata::RData};
+use tokio::{net::UdpSocket, time::timeout};
+
+use crate::config::{GOSSIP_PORT, Seed};
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Docker's own server on user-defined networks. It knows containers by name and asks the `--dns` address for the rest.
+const DOCKER_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+/// The name under which the first contact is usually started.
+const DNSSERVER: &str = "dnsserver";
+
+/// Longest wait for one DNS answer. Docker's server forwards to a dnsserver that may not be up yet.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Pause between looks at the sources while they name nobody, and later. resolv.conf may change while a container runs.
+const LOOK_PERIOD_ALONE: Duration = Duration::from_millis(250);
+const LOOK_PERIOD: Duration = Duration::from_secs(10);
+
+/// Where to look for seeds.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// What the command line says.
+    pub join: Vec<Seed>,
+    /// Whether the nameservers of resolv.conf are seeds as well.
+    pub resolv_conf: bool,
+    /// The zone to ask on user-defined networks.
+    pub zone: String,
+}
+
+impl Sources {
+    /// Looks for ever and tells the seeds whenever they are other ones than before.
+    pub(crate) async fn watch(self, mut tell: impl FnMut(Vec<SocketAddr>)) {
+        let mut known = BTreeSet::new();
+        loop {
+            let seeds = self.look().await;
+            // A look that finds nothing is a resolver that does not answer; what was found before may still be right.
+            if !seeds.is_empty() && seeds != known {
+                if known.is_empty() {
+                    tracing::info!(?seeds, "seeds");
+                }
+                tell(seeds.iter().copied().collect());
+                known = seeds;
+            }
+            tokio::time::sleep(if known.is_empty() { LOOK_PERIOD_ALONE } else { LOOK_PERIOD }).await;
+        }
+    }
+
+    /// One look at every source.
+    pub async fn look(&self) -> BTreeSet<SocketAddr> {
+        let mut seeds = BTreeSet::new();
+        for seed in &self.join {
+            match seed {
+                Seed::Addr(addr) => {
+                    seeds.insert(*addr);
+                }
+                Seed::Name(name, port) => {
+                    if let Ok(addrs) = tokio::net::lookup_host((name.as_str(), *port)).await {
+                        seeds.extend(addrs);
+                    }
+                }
+            }
+        }
+        if self.resolv_conf
+            && let Ok(text) = std::fs::read_to_string(RESOLV_CONF)
+        {
+            let resolvers = parse_resolv_conf(&text);
+            seeds.extend(
+                resolvers.iter().filter(|ip| !ip.is_loopback()).map(|ip| SocketAddr::new(*ip, GOSSIP_PORT)),
+            );
+            if resolvers.contains(&DOCKER_DNS) {
+                seeds.extend(self.ask_docker().await);
+            }
+        }
+        seeds
+    }
+
+    async fn ask_docker(&self) -> Vec<SocketAddr> {
+        let service = format!("_gossip._udp.{}", self.zone.trim_end_matches('.'));
+        let by_service = lookup(&service, TYPE::SRV).await;
+        if by_service.is_empty() { lookup(DNSSERVER, TYPE::A).await } else { by_service }
+    }
+}
+
+/// The nameservers of a resolv.conf, and those that Docker mentions in its `# ExtServers: [host(10.0.0.1) 10.0.0.2]` comment.
+pub fn parse_resolv_conf(text: &str) -> BTreeSet<IpAddr> {
+    let mut found = BTreeSet::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("nameserver") {
+            found.extend(rest.split_whitespace().next().and_then(|ip| ip.parse::<IpAddr>().ok()));
+        } else if let Some((_, rest)) = line.split_once("ExtServers:").filter(|_| line.starts_with('#')) {
+            let words = rest.split(|c: char| c.is_whitespace() || "[](),".contains(c));
+            found.extend(words.filter_map(|word| word.parse::<IpAddr>().ok()));
+        }
+    }
+    found
+}
+
+async fn lookup(name: &str, kind: TYPE) -> Vec<SocketAddr> {
+    let answer = async {
+        let id = rand::random();
+        let query = encode_query(id, name, kind)?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
+        socket.connect((DOCKER_DNS, 53)).await.ok()?;
+        socket.send(&query).await.ok()?;
+        let mut bytes = [0; 4096];
+        let length = socket.recv(&mut bytes).await.ok()?;
+        parse_answer(id, &bytes[..length])
+    };
+    timeout(ANSWER_TIMEOUT, answer).await.ok().flatten().unwrap_or_default()
+}
+
+fn encode_query(id: u16, name: &str, kind: TYPE) -> Option<Vec<u8>> {
+    let mut packet = Packet::new_query(id);
+    packet.set_flags(PacketFlag::RECURSION_DESIRED);
+    let name = DnsName::new(name).ok()?;
+    packet.questions.push(Question::new(name, QTYPE::TYPE(kind), QCLASS::CLASS(CLASS::IN), false));
+    packet.build_bytes_vec().ok()
+}
+
+/// Addresses from A and AAAA records, with the ports of SRV records that name them.
+fn parse_answer(id: u16, bytes: &[u8]) -> Option<Vec<SocketAddr>> {
+    let packet = Packet::parse(bytes).ok().filter(|packet| packet.id() == id)?;
+    let records = || packet.answers.iter().chain(&packet.additional_records);
+    let port_of = |name: &DnsName<'_>| {
+        records().find_map(|record| match &record.rdata {
+            RData::SRV(srv) if srv.target == *name => Some(srv.port),
+            _ => None,
+        })
+    };
+    let addresses = records().filter_map(|record| {
+        let ip: IpAddr = match &record.rdata {
+            RData::A(a) => Ipv4Addr::from(a.address).into(),
+            RData::AAAA(aaaa) => std::net::Ipv6Addr::from(aaaa.address).into(),
+            _ => return None,
+        };
+        Some(SocketAddr::new(ip, port_of(&record.name).unwrap_or(GOSSIP_PORT)))
+    });
+    Some(addresses.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use simple_dns::{ResourceRecord, rdata};
+
+    use super::*;
+
+    fn ips(texts: &[&str]) -> BTreeSet<IpAddr> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn nameservers_are_found_in_a_default_bridge_file() {
+        let text = "# comment\nnameserver 172.17.0.2\nnameserver 8.8.8.8 # x\nsearch lan\noptions ndots:0\n";
+        assert_eq!(parse_resolv_conf(text), ips(&["172.17.0.2", "8.8.8.8"]));
+    }
+
+    #[test]
+    fn external_servers_are_found_in_dockers_comment() {
+        let text = "nameserver 127.0.0.11\noptions edns0\n# Based on host file: '/etc/resolv.conf'\n\
+                    # ExtServers: [172.18.0.2 host(10.0.0.1)]\n";
+        assert_eq!(parse_resolv_conf(text), ips(&["127.0.0.11", "172.18.0.2", "10.0.0.1"]));
+    }
+
+    #[test]
+    fn service_answers_give_address_and_port_together() {
+        let target = DnsName::new("dnsserver.concertina.internal").unwrap();
+        let mut packet = Packet::new_reply(7);
+        let service = DnsName::new("_gossip._udp.concertina.internal").unwrap();
+        let srv = rdata::SRV { priority: 0, weight: 1, port: 7999, target: target.clone() };
+        packet.answers.push(ResourceRecord::new(service, CLASS::IN, 0, RData::SRV(srv)));
+        let a = rdata::A::from(Ipv4Addr::new(172, 18, 0, 2));
+        packet.additional_records.push(ResourceRecord::new(target, CLASS::IN, 0, RData::A(a)));
+        let bytes = packet.build_bytes_vec().unwrap();
+        assert_eq!(parse_answer(7, &bytes), Some(vec!["172.18.0.2:7999".parse().unwrap()]));
+        assert_eq!(parse_answer(8, &bytes), None, "the answer to another question");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".*") {
+            let _ = parse_answer(0, &bytes);
+            let _ = parse_resolv_conf(&text);
+        }
+    }
+}

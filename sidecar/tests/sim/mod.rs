@@ -1,0 +1,251 @@
+//! A cluster of memberships on a virtual clock and a network with delay and loss. Everything follows from the seed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use feed::{Name, RoleTable, frame::Member};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sidecar::{
+    advert::Follows,
+    effect::Effect,
+    input::Input,
+    member_id::MemberId,
+    membership::{Config, Membership},
+};
+
+/// One way through the simulated network, at least and at most.
+const DELAY_US: std::ops::Range<u64> = 100..2_000;
+
+enum Delivery {
+    Datagram { to: SocketAddr, bytes: Vec<u8> },
+    Sync { from: SocketAddr, to: SocketAddr, state: Vec<u8>, reply: bool },
+    SyncEnded { at: SocketAddr },
+}
+
+/// A node and what an observer beside it has seen.
+pub(crate) struct Node {
+    membership: Membership,
+    started: Duration,
+    pub(crate) tables: BTreeMap<Name, RoleTable>,
+    pub(crate) changes: Vec<Member>,
+    pub(crate) drained: Option<(Duration, Vec<Name>)>,
+    pub(crate) left: bool,
+    pub(crate) in_touch: bool,
+    /// The apps that it listed when it first called its picture complete.
+    pub(crate) knew: BTreeSet<String>,
+    frozen: bool,
+}
+
+impl Node {
+    /// The names that this node lists as ready for the role.
+    pub(crate) fn ready(&self, role: &str) -> BTreeSet<String> {
+        self.tables.get(role).into_iter().flat_map(|t| t.ready()).map(|e| e.node.to_string()).collect()
+    }
+}
+
+/// The cluster.
+pub(crate) struct Sim {
+    pub(crate) now: Duration,
+    pub(crate) nodes: BTreeMap<SocketAddr, Node>,
+    queue: BTreeMap<(Duration, u64), Delivery>,
+    sequence: u64,
+    rng: StdRng,
+    /// Probability that a datagram is lost.
+    pub(crate) loss: f64,
+    /// Pairs that do not reach each other.
+    pub(crate) cut: BTreeSet<(SocketAddr, SocketAddr)>,
+}
+
+/// The gossip address of the n-th node.
+pub(crate) fn addr(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 7946))
+}
+
+impl Sim {
+    pub(crate) fn new(seed: u64) -> Self {
+        println!("seed {seed}");
+        Self {
+            now: Duration::ZERO,
+            nodes: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            rng: StdRng::seed_from_u64(seed),
+            loss: 0.0,
+            cut: BTreeSet::new(),
+        }
+    }
+
+    /// Starts a node that serves at once; its seed is the first address, which founds the cluster.
+    pub(crate) fn start(&mut self, at: u8, name: &str, role: &str) {
+        let config = Config {
+            id: MemberId {
+                addr: addr(at),
+                instance: 1_000_000 + u64::try_from(self.now.as_millis()).unwrap(),
+                renewal: 0,
+                node: name.parse().unwrap(),
+                role: role.parse().unwrap(),
+            },
+            port: 8080,
+            weight: 100,
+            cluster: "default".into(),
+            founds: at == 1,
+            drain_timeout: Duration::from_secs(6),
+        };
+        let node = Node {
+            membership: Membership::new(config, self.rng.random()),
+            started: self.now,
+            tables: BTreeMap::new(),
+            changes: Vec::new(),
+            drained: None,
+            left: false,
+            in_touch: false,
+            knew: BTreeSet::new(),
+            frozen: false,
+        };
+        self.nodes.insert(addr(at), node);
+        if at != 1 {
+            self.input(at, Input::Seeds(vec![addr(1)]));
+        }
+        self.input(at, Input::Serving(true));
+    }
+
+    pub(crate) fn node(&self, at: u8) -> &Node {
+        &self.nodes[&addr(at)]
+    }
+
+    /// Ends a node without a word.
+    pub(crate) fn kill(&mut self, at: u8) {
+        self.nodes.remove(&addr(at));
+    }
+
+    /// Stops a node's process, or lets it go on.
+    pub(crate) fn freeze(&mut self, at: u8, frozen: bool) {
+        self.nodes.get_mut(&addr(at)).unwrap().frozen = frozen;
+    }
+
+    pub(crate) fn follow(&mut self, at: u8, roles: &[&str]) {
+        let roles = roles.iter().map(|role| role.parse().unwrap()).collect();
+        self.input(at, Input::Follows(Follows::Roles(roles)));
+    }
+
+    pub(crate) fn input(&mut self, at: u8, input: Input<'_>) {
+        let node = self.nodes.get_mut(&addr(at)).unwrap();
+        let local = self.now - node.started;
+        node.membership.handle(input, local).unwrap();
+        self.effects(addr(at));
+    }
+
+    /// Runs for so long.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// Runs until the claim holds; returns how long that took.
+    pub(crate) fn run_until(&mut self, limit: Duration, claim: impl Fn(&Self) -> bool) -> Duration {
+        let (start, end) = (self.now, self.now + limit);
+        while !claim(self) {
+            assert!(self.step(end), "not within {limit:?}");
+        }
+        self.now - start
+    }
+
+    /// Goes to the next event; false when there is none before `end`.
+    fn step(&mut self, end: Duration) -> bool {
+        let timer = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| !node.left && !node.frozen)
+            .filter_map(|(addr, node)| Some((node.started + node.membership.next_deadline()?, *addr)))
+            .min();
+        let delivery = self.queue.keys().next().map(|(at, _)| *at);
+        let timer_at = timer.map_or(Duration::MAX, |(at, _)| at.max(self.now));
+        let next = timer_at.min(delivery.unwrap_or(Duration::MAX));
+        if next > end {
+            return false;
+        }
+        self.now = next;
+        match (timer, self.queue.first_entry()) {
+            (_, Some(entry)) if entry.key().0 <= timer_at => {
+                let delivery = entry.remove();
+                self.deliver(delivery);
+            }
+            (Some((_, at)), _) => self.handle(at, Input::Tick),
+            (None, _) => return false,
+        }
+        true
+    }
+
+    fn handle(&mut self, at: SocketAddr, input: Input<'_>) {
+        if let Some(node) = self.nodes.get_mut(&at).filter(|node| !node.left && !node.frozen) {
+            let local = self.now - node.started;
+            let _ = node.membership.handle(input, local);
+            self.effects(at);
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Datagram { to, bytes } => self.handle(to, Input::Datagram(&bytes)),
+            Delivery::Sync { from, to, state, reply } => {
+                if reply && let Some(node) = self.nodes.get(&to) {
+                    let state = node.membership.encode_sync();
+                    self.send(to, from, |_| Delivery::Sync { from: to, to: from, state, reply: false });
+                }
+                self.handle(to, Input::Sync(&state));
+            }
+            Delivery::SyncEnded { at } => self.handle(at, Input::SyncEnded),
+        }
+    }
+
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, delivery: impl FnOnce(SocketAddr) -> Delivery) {
+        let blocked = self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
+        if !blocked {
+            let delay = Duration::from_micros(self.rng.random_range(DELAY_US));
+            self.sequence += 1;
+            self.queue.insert((self.now + delay, self.sequence), delivery(to));
+        }
+    }
+
+    fn effects(&mut self, at: SocketAddr) {
+        while let Some(effect) = self.nodes.get_mut(&at).and_then(|node| node.membership.poll_effect()) {
+            let node = self.nodes.get_mut(&at).unwrap();
+            match effect {
+                Effect::Send { to, bytes } => {
+                    if self.rng.random::<f64>() >= self.loss {
+                        self.send(at, to, |to| Delivery::Datagram { to, bytes: bytes.to_vec() });
+                    }
+                }
+                Effect::Sync { with } => {
+                    let state = node.membership.encode_sync();
+                    self.send(at, with, |to| Delivery::Sync { from: at, to, state, reply: true });
+                    self.sequence += 1;
+                    let done = (self.now + Duration::from_millis(5), self.sequence);
+                    self.queue.insert(done, Delivery::SyncEnded { at });
+                }
+                Effect::Tables(tables) => {
+                    for table in tables {
+                        let known = node.tables.insert(table.role().clone(), table.clone());
+                        assert!(
+                            known.is_none_or(|known| known.generation() < table.generation()),
+                            "versions go back"
+                        );
+                    }
+                }
+                // Streams of the simulation do not end by death: what these tests see is SWIM alone.
+                Effect::Lifelines(_) => {}
+                Effect::InTouch => {
+                    node.in_touch = true;
+                    node.knew = node.ready("app");
+                }
+                Effect::Change(member) => node.changes.push(member),
+                Effect::Drained { after, held_up_by } => node.drained = Some((after, held_up_by)),
+                Effect::Left => node.left = true,
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Questions to a sidecar: `members`, `monitor`, `wait`, `leave`.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use feed::{
+    FromSidecar, Name, ToSidecar,
+    ask::{Answers, ask},
+    frame::{Member, Wait},
+};
+
+use crate::up;
+
+/// Which sidecar to ask.
+#[derive(clap::Args)]
+pub(crate) struct Target {
+    /// The sidecar's feed socket
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_FEED", default_value = "/run/concertina/feed.sock")]
+    feed: PathBuf,
+    /// Ask this node of the local cluster instead
+    #[arg(long, value_name = "NAME", conflicts_with = "feed")]
+    node: Option<Name>,
+    #[command(flatten)]
+    dir: up::Dir,
+}
+
+impl Target {
+    async fn ask(self, question: ToSidecar) -> anyhow::Result<Answers> {
+        let path = match self.node {
+            Some(node) => up::feed_path(&self.dir.path()?, &node),
+            None => self.feed,
+        };
+        ask(&path, question).await.with_context(|| {
+            format!(
+                "no sidecar answers at {} (give its socket with --feed, or a local node with --node)",
+                path.display()
+            )
+        })
+    }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct MembersArgs {
+    /// Only this role
+    #[arg(long)]
+    role: Option<Name>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn members(args: MembersArgs) -> anyhow::Result<()> {
+    let mut answers = args.target.ask(ToSidecar::Members { role: args.role }).await?;
+    let FromSidecar::Members(members) = answers.next().await? else {
+        bail!("the sidecar answered something else than members");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&members)?);
+    } else {
+        members.iter().for_each(print_member);
+    }
+    Ok(())
+}
+
+fn print_member(member: &Member) {
+    let Member { name, role, addr, port, state, .. } = member;
+    println!("{:<20} {:<22} {:<9} role={role} port={port}", name.as_str(), addr.to_string(), state.as_str());
+}
+
+#[derive(clap::Args)]
+pub(crate) struct MonitorArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
+    let mut answers = args.target.ask(ToSidecar::Monitor {}).await?;
+    loop {
+        if let FromSidecar::Change(member) = answers.next().await? {
+            print_member(&member);
+        }
+    }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct WaitArgs {
+    /// The role
+    #[arg(long)]
+    role: Name,
+    /// At least so many ready endpoints
+    #[arg(long, default_value_t = 1)]
+    min: u32,
+    /// At most so many ready endpoints, and none draining
+    #[arg(long)]
+    max: Option<u32>,
+    /// And a consumer of that sidecar acts on it
+    #[arg(long)]
+    visible: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = feed::time::parse_duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<ExitCode> {
+    let wish = Wait { role: args.role.clone(), min: args.min, max: args.max, visible: args.visible };
+    let waited = async {
+        let mut answers = args.target.ask(ToSidecar::Wait(wish)).await?;
+        Ok::<_, anyhow::Error>(answers.next().await?)
+    };
+    match tokio::time::timeout(args.timeout, waited).await {
+        Ok(answer) => {
+            if let FromSidecar::Waited { after_ms } = answer? {
+                println!("{} ready after {after_ms} ms", args.role);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(_) => bail!("{} has not {} ready endpoints after {:?}", args.role, args.min, args.timeout),
+    }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct LeaveArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn leave(args: LeaveArgs) -> anyhow::Result<()> {
+    args.target.ask(ToSidecar::Leave {}).await?.next().await?;
+    println!("leaving");
+    Ok(())
+}

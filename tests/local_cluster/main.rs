@@ -1,0 +1,16 @@
+//! The whole system as real processes on this machine: one command, elasticity, start order, and what the parts promise
+//! each other. Not what one crate can show by itself: that is tested there.
+//!
+//! Every cluster has a directory of its own and free ports, so the tests run beside each other and beside clusters that
+//! are not theirs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod elastic;
+mod launcher;
+mod lossless;
+mod names;
+mod questions;
+mod start_order;
+mod support;
+mod tunnel;

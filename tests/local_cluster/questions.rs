@@ -1,0 +1,101 @@
+//! What can be asked of a sidecar: `members`, `wait`, `monitor`, `leave`.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::{
+    cluster::Cluster,
+    program::{Running, concertina},
+    wait::until,
+};
+
+/// Name and state of each member, as a node's sidecar knows them.
+fn states(cluster: &Cluster, node: &str) -> BTreeMap<String, String> {
+    let members: Vec<Value> =
+        serde_json::from_str(&cluster.order(&format!("members --json --node {node}"))).unwrap();
+    let text = |member: &Value, key: &str| member[key].as_str().unwrap().to_owned();
+    members.iter().map(|member| (text(member, "name"), text(member, "state"))).collect()
+}
+
+/// A program that stays, for this cluster.
+fn start(cluster: &Cluster, command: &str) -> Running {
+    let mut arguments = concertina(command.split(' '));
+    arguments.arg("--dir").arg(cluster.place.path());
+    Running::start(arguments, cluster.place.join(format!("{}.log", command.replace(' ', "_"))))
+}
+
+#[test]
+fn members_are_listed_for_people_and_for_programs() {
+    let cluster = Cluster::up(&[]);
+    let nodes = ["appserver1", "dnsserver", "frontserver1", "proxyserver"];
+    for asked in nodes {
+        let ready = nodes.map(|node| (node.to_owned(), "ready".to_owned()));
+        until(&format!("{asked} knows everybody"), || {
+            (states(&cluster, asked) == BTreeMap::from(ready.clone())).then_some(())
+        });
+    }
+    let listed = cluster.order("members --node proxyserver");
+    assert!(listed.lines().map(|line| line.split(' ').next().unwrap()).eq(nodes), "{listed}");
+    let apps = cluster.order("members --role appserver --node proxyserver");
+    let [line] = apps.lines().collect::<Vec<_>>()[..] else { panic!("one line: {apps}") };
+    for part in ["appserver1", ":7946", "ready", "role=appserver", "port=8080"] {
+        assert!(line.contains(part), "{line}");
+    }
+    let nobody = cluster.run("members --node appserver2");
+    assert!(nobody.why().contains("appserver2/feed.sock") && nobody.why().contains("--node"), "{nobody:?}");
+}
+
+#[test]
+fn waiting_ends_when_the_role_has_grown_or_the_time_is_over() {
+    let cluster = Cluster::up(&[]);
+    cluster.order("wait --role appserver --node frontserver1");
+    let mut waiting = start(&cluster, "wait --role appserver --min 2 --node frontserver1");
+    cluster.order("scale app=2");
+    assert_eq!(waiting.ended().code(), Some(0), "{}", waiting.said());
+    assert!(waiting.said().starts_with("appserver ready after "), "{}", waiting.said());
+
+    let over = cluster.run("wait --role appserver --min 3 --timeout 50ms --node frontserver1");
+    assert!(over.why().contains("appserver") && over.why().contains("3 ready"), "{over:?}");
+    assert!(over.why().contains("50ms"), "{over:?}");
+}
+
+#[test]
+fn a_monitor_tells_who_is_there_and_then_every_change() {
+    let cluster = Cluster::up(&[]);
+    let monitor = start(&cluster, "monitor --node proxyserver");
+    let tells = |node: &str, states: &[&str]| {
+        until(&format!("{node} {states:?} of the monitor"), || {
+            let said = monitor.said();
+            let of_node = said.lines().filter_map(|line| line.strip_prefix(node));
+            is_in_order(states, of_node.filter_map(|rest| rest.split_whitespace().nth(1))).then_some(())
+        });
+    };
+    for node in ["appserver1", "dnsserver", "frontserver1", "proxyserver"] {
+        tells(node, &["ready"]);
+    }
+    cluster.order("node start appserver2");
+    tells("appserver2", &["ready"]);
+    cluster.order("node stop appserver2");
+    tells("appserver2", &["ready", "left"]);
+    cluster.order("node kill appserver1");
+    tells("appserver1", &["ready", "failed"]);
+}
+
+/// Whether all of these come in this order, others between them or not.
+fn is_in_order<'a>(expected: &[&str], mut heard: impl Iterator<Item = &'a str>) -> bool {
+    expected.iter().all(|state| heard.any(|other| other == *state))
+}
+
+#[test]
+fn a_node_that_is_told_to_leave_leaves_and_can_come_back() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    assert_eq!(cluster.order("leave --node appserver2"), "leaving\n");
+    until("appserver2 has left", || {
+        (!states(&cluster, "frontserver1").contains_key("appserver2")).then_some(())
+    });
+    assert_eq!(cluster.hello().body, "Hello frontserver1, I'm appserver1 !\n");
+    // It ends a moment after it has left, and the launcher notices that.
+    until("appserver2 starts again", || (cluster.run("node start appserver2").code == Some(0)).then_some(()));
+    assert_eq!(states(&cluster, "frontserver1")["appserver2"], "ready");
+}

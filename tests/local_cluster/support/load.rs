@@ -1,0 +1,88 @@
+//! Clients that ask without pause and keep the count of what goes wrong.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use super::http::{Connection, Response};
+
+/// A client that fails so often has seen enough.
+const FAILURES_MAX: usize = 10;
+
+/// Running clients, each with one connection that it keeps.
+#[derive(Debug)]
+pub(crate) struct Load {
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stopping: AtomicBool,
+    answers: AtomicU64,
+}
+
+impl Load {
+    pub(crate) fn start(addr: SocketAddr, clients: usize) -> Self {
+        let shared = Arc::new(Shared::default());
+        let client = |_| {
+            let shared = shared.clone();
+            thread::spawn(move || shared.ask(addr))
+        };
+        Self { clients: (0..clients).map(client).collect(), shared }
+    }
+
+    /// How many requests were answered with 200 so far.
+    pub(crate) fn answers(&self) -> u64 {
+        self.shared.answers.load(Ordering::Relaxed)
+    }
+
+    /// Stops; everything that went wrong.
+    pub(crate) fn stop(mut self) -> Vec<String> {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.clients.drain(..).flat_map(|client| client.join().unwrap()).collect()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // A test that fails before the end leaves no load on the others.
+        self.shared.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn ask(&self, addr: SocketAddr) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut kept = None;
+        while !self.stopping.load(Ordering::Relaxed) && failures.len() < FAILURES_MAX {
+            match ask_once(addr, &mut kept) {
+                Ok(response) if response.status == 200 => {
+                    self.answers.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(response) => failures.push(format!("{} {}", response.status, response.body.trim_end())),
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+        failures
+    }
+}
+
+/// Asks on the connection that is kept, which the server may close only after it has said so.
+fn ask_once(addr: SocketAddr, kept: &mut Option<Connection>) -> io::Result<Response> {
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => Connection::open(addr)?,
+    };
+    let response = connection.get("/hello")?;
+    if !response.is_last() {
+        *kept = Some(connection);
+    }
+    Ok(response)
+}

@@ -1,0 +1,10 @@
+//! What the tests have in common: programs that end with the test, a cluster, and small clients.
+
+pub(crate) mod cluster;
+pub(crate) mod dns;
+pub(crate) mod http;
+pub(crate) mod load;
+pub(crate) mod place;
+pub(crate) mod program;
+pub(crate) mod turns;
+pub(crate) mod wait;
