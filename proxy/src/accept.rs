@@ -1,17 +1,30 @@
 //! Listeners: one for each worker at each address, and a session for each connection.
 
-use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::{net::TcpListener, task::spawn_local};
+use rustix::net::{SocketFlags, accept_with};
+use tokio::{net::TcpStream, task::spawn_local};
 
 use crate::{
     config::Protocol,
     session::{http, tcp},
+    socket::Socket,
     worker::Worker,
 };
 
 /// Connections that the kernel keeps until they are accepted: a burst as large as a load generator makes.
 const BACKLOG: i32 = 4096;
+
+/// How long the kernel keeps a connection to itself that says nothing, in seconds; then it is accepted like any other.
+const DEFER_ACCEPT_SECS: libc::c_int = 1;
 
 /// Pause when the process is out of descriptors: time for sessions to end, instead of a loop that burns a core.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
@@ -26,7 +39,11 @@ pub(crate) struct Listening {
 }
 
 /// Binds `addr` for so many workers: each gets a queue of its own, and the kernel spreads connections over them.
-pub(crate) fn bind(addr: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+pub(crate) fn bind(
+    addr: SocketAddr,
+    protocol: Protocol,
+    workers: usize,
+) -> io::Result<Vec<std::net::TcpListener>> {
     if addr.port() != 0 {
         // Shared ports hide a second proxy at the same address; a look without sharing finds it.
         let probe = socket(addr)?;
@@ -44,9 +61,28 @@ pub(crate) fn bind(addr: SocketAddr, workers: usize) -> io::Result<Vec<std::net:
         socket.bind(&addr.into())?;
         addr = socket.local_addr()?.as_socket().unwrap_or(addr);
         socket.listen(BACKLOG)?;
+        if protocol == Protocol::Http {
+            defer_accept(&socket)?;
+        }
         Ok(socket.into())
     };
     (0..workers).map(bind_one).collect()
+}
+
+/// Has connections accepted with their first bytes (tcp(7), `TCP_DEFER_ACCEPT`; Apache does the same): the request is then read
+/// without waiting, and a connection for one request never joins the event loop. Only for protocols in which the client speaks
+/// first.
+#[expect(unsafe_code, reason = "neither socket2 nor rustix knows the option")]
+fn defer_accept(socket: &socket2::Socket) -> io::Result<()> {
+    let value = DEFER_ACCEPT_SECS;
+    let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
+    // SAFETY: the descriptor is open while `socket` is borrowed; the pointer is to `value`, which outlives the call, and `size` is
+    // its size.
+    let result = unsafe {
+        let value = (&raw const value).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, size)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
@@ -64,16 +100,10 @@ fn socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
 
 /// Accepts for ever.
 pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
-    let listener = match TcpListener::from_std(listening.socket) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "listener");
-            return;
-        }
-    };
+    let mut listener = Socket::unwatched(listening.socket.into());
     loop {
-        let client = match listener.accept().await {
-            Ok((client, _)) => client,
+        let client = match poll_fn(|context| poll_accept(context, &mut listener)).await {
+            Ok(client) => client,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "accept");
@@ -93,17 +123,26 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
             Protocol::Http => {
                 spawn_local(async move {
                     let _counted = counted;
-                    http::serve(worker, client, role, role_name).await;
+                    http::serve(worker, Socket::unwatched(client), role, role_name).await;
                 });
             }
             Protocol::Tcp => {
                 spawn_local(async move {
                     let _counted = counted;
-                    tcp::serve(worker, client, role, role_name).await;
+                    match TcpStream::from_std(client.into()) {
+                        Ok(client) => tcp::serve(worker, client, role, role_name).await,
+                        Err(error) => tracing::warn!(%error, "client"),
+                    }
                 });
             }
         }
     }
+}
+
+/// Those who were accepted get their turn, however many are behind them: the listener has a budget like every socket.
+fn poll_accept(context: &mut Context<'_>, listener: &mut Socket) -> Poll<io::Result<OwnedFd>> {
+    listener
+        .poll_read_with(context, |socket| accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC))
 }
 
 /// Errors of a connection that died in the queue, not of the listener (accept(2)).

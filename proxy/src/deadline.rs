@@ -17,9 +17,13 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 struct Slot {
     /// On the worker's clock; `u64::MAX` for never.
     at_ms: u64,
+    /// The task asked for the next tick, whenever its time comes.
+    at_next_tick: bool,
     /// None: the slot is free.
     waker: Option<Waker>,
 }
+
+const FREE: Slot = Slot { at_ms: u64::MAX, at_next_tick: false, waker: None };
 
 /// All deadlines of a worker, and its clock, which moves with the ticker.
 #[derive(Debug, Default)]
@@ -43,10 +47,10 @@ impl Deadlines {
 
     /// A deadline for the task of this waker, not armed.
     pub(crate) fn register(self: &Rc<Self>, waker: &Waker) -> Deadline {
-        let occupied = Slot { at_ms: u64::MAX, waker: Some(waker.clone()) };
+        let occupied = Slot { at_ms: u64::MAX, at_next_tick: false, waker: Some(waker.clone()) };
         let mut slots = self.slots.borrow_mut();
         let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            slots.push(Slot { at_ms: u64::MAX, waker: None });
+            slots.push(FREE);
             u32::try_from(slots.len() - 1).expect("fewer connections than 2^32")
         });
         slots[slot as usize] = occupied;
@@ -56,7 +60,7 @@ impl Deadlines {
     /// Moves the clock and wakes everybody whose time has come.
     pub(crate) fn tick(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
-        self.wake(|at_ms| at_ms <= now_ms);
+        self.wake(|slot| slot.at_ms <= now_ms || std::mem::take(&mut slot.at_next_tick));
     }
 
     /// Wakes everybody, for news that concerns all.
@@ -64,9 +68,11 @@ impl Deadlines {
         self.wake(|_| true);
     }
 
-    fn wake(&self, is_due: impl Fn(u64) -> bool) {
-        for slot in self.slots.borrow().iter().filter(|slot| is_due(slot.at_ms)) {
-            if let Some(waker) = &slot.waker {
+    fn wake(&self, is_due: impl Fn(&mut Slot) -> bool) {
+        for slot in &mut *self.slots.borrow_mut() {
+            if is_due(slot)
+                && let Some(waker) = &slot.waker
+            {
                 waker.wake_by_ref();
             }
         }
@@ -80,6 +86,16 @@ impl Deadline {
         self.all.slots.borrow_mut()[self.slot as usize].at_ms = self.all.now_ms().saturating_add(after_ms);
     }
 
+    /// The workers' clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.all.now_ms()
+    }
+
+    /// Has the task woken by the next tick too, once.
+    pub(crate) fn wake_at_next_tick(&self) {
+        self.all.slots.borrow_mut()[self.slot as usize].at_next_tick = true;
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.all.slots.borrow()[self.slot as usize].at_ms <= self.all.now_ms()
     }
@@ -87,7 +103,7 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.all.slots.borrow_mut()[self.slot as usize] = Slot { at_ms: u64::MAX, waker: None };
+        self.all.slots.borrow_mut()[self.slot as usize] = FREE;
         self.all.free.borrow_mut().push(self.slot);
     }
 }
@@ -126,6 +142,17 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         deadline.set(Duration::from_millis(500));
         assert!(!deadline.is_over(), "armed anew");
+    }
+
+    #[test]
+    fn the_next_tick_wakes_whoever_asked_for_it_once() {
+        let (all, count) = (Rc::new(Deadlines::default()), Arc::new(Count::default()));
+        let deadline = all.register(&Waker::from(count.clone()));
+        deadline.wake_at_next_tick();
+        all.tick(1);
+        all.tick(2);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(!deadline.is_over());
     }
 
     #[test]

@@ -16,6 +16,10 @@ pub const FIELD_NAME_BYTES_MAX: usize = 256;
 /// Bytes read at a time from an upstream. A response of 64 KiB then takes one read and one write where the kernel has it whole.
 pub const RESPONSE_BUFFER_BYTES: usize = 64 * 1024;
 
+/// The rest of a body from which on it is moved by splice(2). What is left of 64 KiB is cheaper to copy through a warm buffer
+/// than to move page by page.
+pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
+
 /// Slices in one write: a head with a dozen cuts, or a run of chunks whose extensions are cut out.
 pub const PIECES_COUNT_MAX: usize = 32;
 

@@ -90,7 +90,7 @@ impl Proxy {
         let mut sockets: Vec<Vec<(Listen, std::net::TcpListener)>> =
             (0..workers).map(|_| Vec::new()).collect();
         for listen in &proxy.args.listen {
-            let bound = accept::bind(listen.addr, workers)
+            let bound = accept::bind(listen.addr, listen.protocol, workers)
                 .with_context(|| format!("--listen …{}={}: cannot listen there", listen.addr, listen.role))?;
             proxy.addrs.extend(bound.first().and_then(|socket| socket.local_addr().ok()));
             for (worker, socket) in sockets.iter_mut().zip(bound) {

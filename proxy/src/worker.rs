@@ -16,6 +16,7 @@ use crate::{
     config::{HalfClosed, Timeouts},
     deadline::{Deadlines, TICK},
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
+    pipe::Pipes,
     session::exchange::Exchange,
     stats::Stats,
     upstream::{
@@ -44,6 +45,7 @@ pub(crate) struct Worker {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) requests: Shelf,
     pub(crate) responses: Shelf,
+    pub(crate) pipes: Pipes,
     /// By the position of the role in the directory.
     pub(crate) rosters: Vec<Roster>,
     pub(crate) clients: Cell<usize>,
@@ -65,6 +67,7 @@ impl Worker {
             deadlines: Rc::default(),
             requests: Shelf::new(HEAD_BYTES_MAX, SHELF_COUNT_MAX),
             responses: Shelf::new(RESPONSE_BUFFER_BYTES, SHELF_COUNT_MAX),
+            pipes: Pipes::default(),
             rosters: directory.roles().iter().map(|_| Roster::default()).collect(),
             clients: Cell::new(0),
             draining: Cell::new(false),

@@ -18,9 +18,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
-
-use super::transfer::{poll_fill, poll_finish, poll_flush};
+use super::transfer::{poll_fill, poll_flush};
 use crate::{
     buffer::Buffer,
     config::HalfClosed,
@@ -31,6 +29,8 @@ use crate::{
         head::{Method, RequestHead, ResponseHead},
     },
     limits::{ATTEMPTS_COUNT_MAX, LINGER_BYTES_MAX},
+    pipe::Pipe,
+    socket::Socket,
     upstream::Lease,
     worker::Worker,
 };
@@ -40,7 +40,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What lives as long as the client's connection.
 pub(crate) struct Session {
-    pub(crate) client: TcpStream,
+    pub(crate) client: Socket,
+    /// When it was accepted, on the workers' clock.
+    pub(crate) since_ms: u64,
     pub(crate) deadline: Deadline,
     pub(crate) worker: Rc<Worker>,
     /// Position of the role in the directory.
@@ -104,6 +106,8 @@ pub(super) struct RequestSide {
     pub(super) pieces: Pieces,
     /// How much of the buffer the pieces cover.
     pub(super) covered: usize,
+    /// What the rest of a large body goes through.
+    pub(super) pipe: Option<Pipe>,
     /// Part of the request is no longer in the buffer: it cannot be sent again.
     pub(super) is_streamed: bool,
     /// The upstream does not take any more of it.
@@ -122,6 +126,8 @@ pub(super) struct ResponseSide {
     pub(super) body: Body,
     pub(super) pieces: Pieces,
     pub(super) covered: usize,
+    /// What the rest of a large body goes through.
+    pub(super) pipe: Option<Pipe>,
     /// Anything came from the upstream.
     pub(super) is_begun: bool,
 }
@@ -132,7 +138,7 @@ pub(crate) struct Exchange {
     stage: Stage,
     pub(super) request: RequestSide,
     pub(super) response: ResponseSide,
-    pub(super) upstream: Option<TcpStream>,
+    pub(super) upstream: Option<Socket>,
     pub(super) lease: Option<Lease>,
     /// The connections of the pool are not to be trusted for this one.
     needs_fresh: bool,
@@ -184,15 +190,26 @@ impl Exchange {
         (self.needs_fresh, self.is_repeated) = (false, false);
         self.attempts = 0;
         self.lingered_bytes = 0;
-        let RequestSide { scanned, head, body, pieces, covered, is_streamed, is_cut, is_last, buffer } =
-            &mut self.request;
+        let RequestSide {
+            scanned,
+            head,
+            body,
+            pieces,
+            covered,
+            is_streamed,
+            is_cut,
+            is_last,
+            buffer,
+            pipe: _,
+        } = &mut self.request;
         (*scanned, *head, *body, *covered) = (0, None, Body::default(), 0);
         (*is_streamed, *is_cut, *is_last) = (false, false, false);
         pieces.clear();
         if let Some(buffer) = buffer {
             buffer.compact();
         }
-        let ResponseSide { buffer: _, scanned, head, body, pieces, covered, is_begun } = &mut self.response;
+        let ResponseSide { buffer: _, scanned, head, body, pieces, covered, is_begun, pipe: _ } =
+            &mut self.response;
         (*scanned, *head, *body, *covered, *is_begun) = (0, None, Body::default(), 0, false);
         pieces.clear();
     }
@@ -212,6 +229,9 @@ impl Exchange {
         if let Some(buffer) = self.response.buffer.take() {
             worker.responses.put(buffer);
         }
+        for pipe in [self.request.pipe.take(), self.response.pipe.take()].into_iter().flatten() {
+            worker.pipes.put(pipe);
+        }
     }
 
     pub(super) fn method(&self) -> Method {
@@ -230,7 +250,8 @@ impl Exchange {
     /// The upstream has all of the request that has come, and there is more to come.
     fn awaits_client(&self) -> bool {
         let request = &self.request;
-        !request.body.is_done() && request.pieces.is_written() && !request.is_cut
+        let is_flushed = request.pieces.is_written() && request.pipe.as_ref().is_none_or(Pipe::is_empty);
+        !request.body.is_done() && is_flushed && !request.is_cut
     }
 
     /// Chooses an upstream and a connection to it.
@@ -259,11 +280,12 @@ impl Exchange {
     }
 
     fn poll_connect(&mut self, context: &mut Context<'_>, session: &Session) -> Poll<Step> {
-        let Some(upstream) = &self.upstream else { return Poll::Ready(Step::Pick) };
-        let ready = ready!(upstream.poll_write_ready(context));
-        Poll::Ready(match ready.and_then(|()| upstream.take_error()) {
-            Ok(None) => Step::Relay,
-            Ok(Some(_)) | Err(_) => self.handle_failure(AttemptFailure::Connect, session),
+        let Some(upstream) = &mut self.upstream else { return Poll::Ready(Step::Pick) };
+        let is_ready = ready!(upstream.poll_send_ready(context)).is_ok();
+        let error = upstream.options().map(|options| options.take_error());
+        Poll::Ready(match error {
+            Some(Ok(None)) if is_ready => Step::Relay,
+            _ => self.handle_failure(AttemptFailure::Connect, session),
         })
     }
 
@@ -320,6 +342,11 @@ impl Exchange {
     /// Notices a client that goes away while its answer is pending, and takes in what it sends of its next requests.
     fn poll_client_gone(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
         let Some(buffer) = &mut self.request.buffer else { return Poll::Pending };
+        if !session.client.is_watched() && session.deadline.now_ms() == session.since_ms {
+            // Its answer will hardly take longer than a tick: to watch it until then costs more than it tells.
+            session.deadline.wake_at_next_tick();
+            return Poll::Pending;
+        }
         while buffer.has_spare() && !self.request.is_last {
             match ready!(poll_fill(context, &mut session.client, buffer)) {
                 Ok(0) if session.worker.settings.half_closed == HalfClosed::Keep => {
@@ -400,7 +427,7 @@ impl Exchange {
     /// Closing with bytes unread would reset the connection, and the reset may overtake the answer (RFC 9112 9.6).
     fn poll_linger(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
         let end = Poll::Ready(Step::End(Outcome::Close));
-        if ready!(poll_finish(context, &mut session.client)).is_err() {
+        if session.client.finish().is_err() {
             return end;
         }
         let buffer = self.request.buffer.get_or_insert_with(|| session.worker.requests.take());
@@ -430,7 +457,7 @@ impl Exchange {
 }
 
 /// Begins to connect; the socket becomes writable when that is done, well or badly.
-pub(super) fn start_connect(addr: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn start_connect(addr: SocketAddr) -> io::Result<Socket> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(addr),
         socket2::Type::STREAM.nonblocking(),
@@ -441,6 +468,6 @@ pub(super) fn start_connect(addr: SocketAddr) -> io::Result<TcpStream> {
         Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
             Err(error)
         }
-        _ => TcpStream::from_std(socket.into()),
+        _ => Ok(Socket::unwatched(socket.into())),
     }
 }

@@ -7,18 +7,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
-
 use super::exchange::{Exchange, Outcome, Session};
-use crate::worker::Worker;
+use crate::{socket::Socket, worker::Worker};
 
 /// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
-pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
+pub(crate) async fn serve(worker: Rc<Worker>, client: Socket, role: usize, role_name: Rc<str>) {
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
-    let mut session = Session { client, deadline, worker, role, role_name };
+    let since_ms = worker.deadlines.now_ms();
+    let mut session = Session { client, since_ms, deadline, worker, role, role_name };
+    // The first request comes with the connection, most times: it is looked for before anything is waited for.
+    let mut is_new = true;
     loop {
         session.deadline.set(session.worker.settings.timeouts.idle);
-        if !poll_fn(|context| session.poll_idle(context)).await {
+        if !std::mem::take(&mut is_new) && !poll_fn(|context| session.poll_idle(context)).await {
             return;
         }
         let exchange = Some(session.worker.take_exchange());
@@ -52,7 +53,7 @@ impl Drop for Exchanging<'_> {
         let Some(exchange) = self.exchange.take() else { return };
         if !self.is_whole && exchange.is_answering() {
             // A reset tells the client what a clean end would hide: that its response is not whole.
-            let _ = socket2::SockRef::from(&self.session.client).set_linger(Some(Duration::ZERO));
+            let _ = self.session.client.options().map(|options| options.set_linger(Some(Duration::ZERO)));
         }
         self.session.worker.put_exchange(exchange);
     }
@@ -62,7 +63,7 @@ impl Session {
     /// Waits for a first byte without a buffer; false when the connection is to be closed.
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         // Before all else: a request that has come is answered, even by a proxy that is asked to stop.
-        if self.client.poll_read_ready(context).is_ready() {
+        if self.client.poll_recv_ready(context).is_ready() {
             return Poll::Ready(true);
         }
         let is_over = self.worker.is_draining() || self.deadline.is_over();

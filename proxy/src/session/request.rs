@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use super::{
     exchange::{Broken, Exchange, Outcome, Session, Step},
-    transfer::{poll_fill, poll_finish, poll_flush},
+    transfer::{Side, poll_fill, poll_flush, poll_splice, take_pipe},
 };
 use crate::{
     error::Refusal,
@@ -93,12 +93,23 @@ impl Exchange {
             buffer.consume(std::mem::take(&mut request.covered));
             request.pieces.clear();
             request.is_streamed = true;
+            if buffer.is_empty()
+                && let Some(pipe) = take_pipe(&mut request.pipe, &request.body, &session.worker.pipes)
+            {
+                let sockets = (&mut session.client, &mut *upstream);
+                match ready!(poll_splice(context, sockets, pipe, &mut request.body, timed)) {
+                    Ok(()) => session.deadline.set(timeouts.response),
+                    Err(Side::From) => return Poll::Ready(Err(Broken::Client)),
+                    Err(Side::To) => return Poll::Ready(Err(Broken::Upstream)),
+                }
+                continue;
+            }
             if buffer.is_empty() {
                 let is_tunnel = request.body.kind() == BodyKind::UntilClose;
                 match ready!(poll_fill(context, &mut session.client, buffer)) {
                     Ok(0) if is_tunnel => {
                         // The other direction may go on: only this one is over.
-                        let _ = ready!(poll_finish(context, upstream));
+                        let _ = upstream.finish();
                         request.body = Body::new(Framing::Empty, true);
                         return Poll::Ready(Ok(()));
                     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     exchange::{Broken, Exchange, Session},
-    transfer::{poll_fill, poll_finish, poll_flush},
+    transfer::{Side, poll_fill, poll_flush, poll_splice, take_pipe},
 };
 use crate::{
     http1::{
@@ -38,15 +38,45 @@ impl Exchange {
             if response.head.is_some() && response.body.is_done() {
                 return Poll::Ready(Ok(()));
             }
+            if ready!(self.poll_splice_response(context, session))? {
+                return Poll::Ready(Ok(()));
+            }
             match self.advance_response(session) {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(reject) => return Poll::Ready(Err(Broken::Response(reject))),
             }
             if !ready!(self.poll_read_upstream(context, session))? {
-                ready!(self.poll_upstream_end(context, session))?;
+                self.handle_upstream_end(session)?;
             }
         }
+    }
+
+    /// Moves the rest of a large body past our own memory; false when there is no such rest.
+    fn poll_splice_response(
+        &mut self,
+        context: &mut Context<'_>,
+        session: &mut Session,
+    ) -> Poll<Result<bool, Broken>> {
+        let timed = (&session.deadline, self.response_timeout(session));
+        let (response, worker) = (&mut self.response, &session.worker);
+        if response.buffer.as_ref().is_some_and(|buffer| !buffer.is_empty()) {
+            return Poll::Ready(Ok(false));
+        }
+        let Some(pipe) = take_pipe(&mut response.pipe, &response.body, &worker.pipes) else {
+            return Poll::Ready(Ok(false));
+        };
+        let Some(upstream) = &mut self.upstream else { return Poll::Ready(Err(Broken::Upstream)) };
+        if let Some(buffer) = response.buffer.take() {
+            worker.responses.put(buffer);
+        }
+        let sockets = (upstream, &mut session.client);
+        let moved = ready!(poll_splice(context, sockets, pipe, &mut response.body, timed));
+        Poll::Ready(match moved {
+            Ok(()) => Ok(true),
+            Err(Side::From) => Err(Broken::Upstream),
+            Err(Side::To) => Err(Broken::Client),
+        })
     }
 
     /// How long the upstream may take for its next bytes, and the client to take them.
@@ -132,7 +162,7 @@ impl Exchange {
     ) -> Poll<Result<bool, Broken>> {
         let worker = &session.worker;
         let Some(upstream) = &mut self.upstream else { return Poll::Ready(Err(Broken::Upstream)) };
-        if upstream.poll_read_ready(context).is_pending() {
+        if upstream.poll_recv_ready(context).is_pending() {
             if let Some(buffer) = self.response.buffer.take_if(|buffer| buffer.is_empty()) {
                 worker.responses.put(buffer);
             }
@@ -148,19 +178,15 @@ impl Exchange {
     }
 
     /// The upstream closed in order: that ends what has no other end, and breaks everything else.
-    fn poll_upstream_end(
-        &mut self,
-        context: &mut Context<'_>,
-        session: &mut Session,
-    ) -> Poll<Result<(), Broken>> {
+    fn handle_upstream_end(&mut self, session: &Session) -> Result<(), Broken> {
         let response = &mut self.response;
         let Some(head) = response.head.filter(|_| response.body.kind() == BodyKind::UntilClose) else {
-            return Poll::Ready(Err(Broken::Upstream));
+            return Err(Broken::Upstream);
         };
         if head.status == 101 {
-            let _ = ready!(poll_finish(context, &mut session.client));
+            let _ = session.client.finish();
         }
         response.body = Body::new(Framing::Empty, true);
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 }

@@ -8,13 +8,13 @@ use std::{
     task::Context,
 };
 
-use tokio::{net::TcpStream, task::coop::unconstrained};
+use tokio::task::coop::unconstrained;
 
-use crate::limits::POOL_IDLE_COUNT_MAX;
+use crate::{limits::POOL_IDLE_COUNT_MAX, socket::Socket};
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    stream: Socket,
     since_ms: u64,
 }
 
@@ -27,10 +27,10 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Takes the most recent connection that is still good. The caller's task is woken by it from now on.
-    pub(crate) fn take(&self, context: &mut Context<'_>) -> Option<TcpStream> {
+    pub(crate) fn take(&self, context: &mut Context<'_>) -> Option<Socket> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { stream, .. }) = idle.pop_back() {
-            if is_quiet(&stream, context) {
+        while let Some(Idle { mut stream, .. }) = idle.pop_back() {
+            if is_quiet(&mut stream, context) {
                 return Some(stream);
             }
         }
@@ -38,9 +38,9 @@ impl Pool {
     }
 
     /// Keeps a connection; `sweeper` is the context of the task that calls [`Pool::sweep`].
-    pub(crate) fn put(&self, stream: TcpStream, now_ms: u64, sweeper: &mut Context<'_>) {
+    pub(crate) fn put(&self, mut stream: Socket, now_ms: u64, sweeper: &mut Context<'_>) {
         // Bytes after the response belong to no request: such a connection would answer the next one wrongly.
-        if self.closed.get() || !is_quiet(&stream, sweeper) {
+        if self.closed.get() || !is_quiet(&mut stream, sweeper) {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -52,7 +52,8 @@ impl Pool {
 
     /// Closes what the other side has closed or spoken on unasked, and what has been idle since before `oldest_ms`.
     pub(crate) fn sweep(&self, oldest_ms: u64, sweeper: &mut Context<'_>) {
-        self.idle.borrow_mut().retain(|idle| idle.since_ms >= oldest_ms && is_quiet(&idle.stream, sweeper));
+        let is_kept = |idle: &mut Idle| idle.since_ms >= oldest_ms && is_quiet(&mut idle.stream, sweeper);
+        self.idle.borrow_mut().retain_mut(is_kept);
     }
 
     /// Whether it was closed for good.
@@ -68,16 +69,19 @@ impl Pool {
 }
 
 /// Neither bytes nor an end have come. No system call: readiness is what the event loop has seen.
-fn is_quiet(stream: &TcpStream, context: &mut Context<'_>) -> bool {
+fn is_quiet(stream: &mut Socket, context: &mut Context<'_>) -> bool {
     // Outside the task's budget: one that is used up makes every socket look quiet, those of the dead and the poisoned too.
-    pin!(unconstrained(poll_fn(|context| stream.poll_read_ready(context)))).poll(context).is_pending()
+    pin!(unconstrained(poll_fn(|context| stream.poll_recv_ready(context)))).poll(context).is_pending()
 }
 
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
 
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
 
@@ -96,7 +100,7 @@ mod tests {
         let (pool, mut peers) = (Pool::default(), Vec::new());
         for _ in 0..COUNT {
             let (near, far) = pair(&listener).await;
-            pool.put(near, 0, &mut context);
+            pool.put(near.into(), 0, &mut context);
             peers.push(far);
         }
         let quiet = peers.pop();
