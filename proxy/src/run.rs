@@ -147,6 +147,7 @@ impl Proxy {
             timeouts: self.args.timeouts,
             half_closed: self.args.half_closed,
             clients_max: self.args.clients_max,
+            rules: self.args.rules.clone(),
         };
         let (directory, stats) = (self.directory.clone(), self.stats[id].clone());
         let mut stopping = self.stopping.subscribe();

@@ -13,8 +13,9 @@ use tokio::{sync::watch, task::spawn_local, time::Instant};
 
 use crate::{
     buffer::Shelf,
-    config::{HalfClosed, Timeouts},
+    config::{HalfClosed, Timeouts, UpstreamRules},
     deadline::{Deadlines, TICK},
+    error::AttemptFailure,
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
     session::exchange::Exchange,
     stats::Stats,
@@ -35,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) half_closed: HalfClosed,
     pub(crate) clients_max: usize,
+    pub(crate) rules: UpstreamRules,
 }
 
 /// What the sessions of one thread share.
@@ -59,13 +61,14 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(settings: Settings, directory: &Directory, stats: Arc<Stats>, seed: u64) -> Rc<Self> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let roster = |_| Roster::new(settings.rules.clone());
         Rc::new(Self {
+            rosters: directory.roles().iter().map(roster).collect(),
             settings,
             stats,
             deadlines: Rc::default(),
             requests: Shelf::new(HEAD_BYTES_MAX, SHELF_COUNT_MAX),
             responses: Shelf::new(RESPONSE_BUFFER_BYTES, SHELF_COUNT_MAX),
-            rosters: directory.roles().iter().map(|_| Roster::default()).collect(),
             clients: Cell::new(0),
             draining: Cell::new(false),
             exchanges: RefCell::default(),
@@ -89,6 +92,16 @@ impl Worker {
         let ms = self.deadlines.now_ms();
         let now = Now { ms, unix_ms: self.started_unix_ms + ms };
         self.rosters[role].lease(avoid, now, &mut self.dice.borrow_mut())
+    }
+
+    /// An attempt at an upstream of a role failed.
+    pub(crate) fn note_failure(&self, role: usize, lease: &Lease, failure: AttemptFailure) {
+        self.rosters[role].apply_failure(&lease.upstream.endpoint, failure, self.deadlines.now_ms());
+    }
+
+    /// An upstream of a role answered.
+    pub(crate) fn note_status(&self, role: usize, lease: &Lease, status: u16) {
+        self.rosters[role].apply_status(&lease.upstream.endpoint, status, self.deadlines.now_ms());
     }
 
     /// The context of the sweeper, under which idle connections wait.

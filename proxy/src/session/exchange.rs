@@ -272,11 +272,8 @@ impl Exchange {
         let worker = &session.worker;
         let nothing_sent = failure != AttemptFailure::Closed;
         if let Some(lease) = &self.lease {
-            let endpoint = &lease.upstream.endpoint;
-            if nothing_sent {
-                endpoint.health.apply_failure(worker.deadlines.now_ms());
-            }
-            self.failed[usize::from(self.attempts)] = endpoint.instance;
+            worker.note_failure(session.role, lease, failure);
+            self.failed[usize::from(self.attempts)] = lease.upstream.endpoint.instance;
         }
         self.attempts += 1;
         self.drop_upstream(worker);

@@ -15,7 +15,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{deadline::Deadline, limits::ATTEMPTS_COUNT_MAX, upstream::Lease, worker::Worker};
+use crate::{
+    deadline::Deadline, error::AttemptFailure, limits::ATTEMPTS_COUNT_MAX, upstream::Lease, worker::Worker,
+};
 
 /// Bytes moved at a time, each way.
 const RELAY_BUFFER_BYTES: usize = 16 * 1024;
@@ -126,13 +128,17 @@ async fn connect(worker: &Worker, role: usize) -> Option<(Lease, TcpStream)> {
         worker.stats.connects.add(1);
         let endpoint = &lease.upstream.endpoint;
         let deadline = Instant::now() + worker.settings.timeouts.connect;
-        if let Ok(Ok(stream)) = timeout_at(deadline, TcpStream::connect(endpoint.addr)).await {
-            endpoint.health.apply_success();
-            // Latency before throughput: whoever relays cannot know which bytes somebody waits for.
-            let _ = stream.set_nodelay(true);
-            return Some((lease, stream));
-        }
-        endpoint.health.apply_failure(worker.deadlines.now_ms());
+        let failure = match timeout_at(deadline, TcpStream::connect(endpoint.addr)).await {
+            Ok(Ok(stream)) => {
+                endpoint.health.apply_success();
+                // Latency before throughput: whoever relays cannot know which bytes somebody waits for.
+                let _ = stream.set_nodelay(true);
+                return Some((lease, stream));
+            }
+            Ok(Err(_)) => AttemptFailure::Connect,
+            Err(_) => AttemptFailure::ConnectTimeout,
+        };
+        worker.note_failure(role, &lease, failure);
         failed.push(endpoint.instance);
         worker.stats.retries.add(1);
     }

@@ -10,6 +10,7 @@
 
 pub(crate) mod directory;
 pub(crate) mod follow;
+pub(crate) mod health;
 pub(crate) mod pick;
 pub(crate) mod pool;
 pub(crate) mod roster;

@@ -3,9 +3,7 @@
 //! Power of two choices needs no state beyond the in-flight counts and avoids the herd that "least of all" makes when
 //! counts are a moment old.
 
-use std::sync::atomic::Ordering;
-
-use feed::EndpointState;
+use std::{cell::LazyCell, sync::atomic::Ordering};
 
 use super::directory::Endpoint;
 
@@ -42,21 +40,27 @@ impl Dice {
     }
 }
 
-/// Chooses among endpoints: ready ones that are neither avoided nor ejected, else ejected ones, else avoided ones. Returns
-/// a position.
+/// Chooses among endpoints: ready ones that are neither avoided, refusing nor ejected, else those that are either, else avoided
+/// ones. Where more than `panic_percent` of the ready ones are ejected, ejection does not count. Returns a position.
 pub(crate) fn pick<'a>(
     endpoints: impl Fn(usize) -> &'a Endpoint,
     count: usize,
     avoid: impl Fn(u64) -> bool,
+    panic_percent: u8,
     now: Now,
     dice: &mut Dice,
 ) -> Option<usize> {
-    let ready = |i: usize| {
-        let endpoint = endpoints(i);
-        endpoint.state == EndpointState::Ready && endpoint.weight > 0
-    };
+    let ready = |i: usize| endpoints(i).is_eligible();
     let fresh = |i: usize| ready(i) && !avoid(endpoints(i).instance);
-    let healthy = |i: usize| fresh(i) && !endpoints(i).health.is_ejected(now.ms);
+    let is_ejected = |i: usize| endpoints(i).health.is_ejected(now.ms);
+    // Only worked out where somebody is ejected.
+    let is_panic = LazyCell::new(|| {
+        let all = (0..count).filter(|&i| ready(i));
+        let ejected = all.clone().filter(|&i| is_ejected(i));
+        ejected.count() * 100 > all.count() * usize::from(panic_percent)
+    });
+    let healthy =
+        |i: usize| fresh(i) && !endpoints(i).health.is_refusing(now.ms) && (!is_ejected(i) || *is_panic);
     two_choices(&endpoints, count, healthy, now, dice)
         .or_else(|| two_choices(&endpoints, count, fresh, now, dice))
         .or_else(|| two_choices(&endpoints, count, ready, now, dice))
@@ -109,7 +113,11 @@ fn share(endpoint: &Endpoint, unix_ms: u64) -> u64 {
 mod tests {
     use std::sync::Arc;
 
+    use feed::EndpointState;
+
     use super::*;
+
+    const PANIC_PERCENT: u8 = 50;
 
     const LATER: Now = Now { ms: 1_000_000, unix_ms: 10_000_000 };
 
@@ -128,7 +136,8 @@ mod tests {
         let mut dice = Dice::new(42);
         let mut counts = vec![0; endpoints.len()];
         for _ in 0..10_000 {
-            counts[pick(|i| &endpoints[i], endpoints.len(), |_| false, now, &mut dice).unwrap()] += 1;
+            counts[pick(|i| &endpoints[i], endpoints.len(), |_| false, PANIC_PERCENT, now, &mut dice)
+                .unwrap()] += 1;
         }
         counts
     }
@@ -159,16 +168,38 @@ mod tests {
     fn draining_and_weightless_endpoints_are_never_chosen() {
         let draining = Endpoint { state: EndpointState::Draining, ..endpoint(1, 100) };
         let endpoints = [draining, endpoint(2, 0)];
-        assert_eq!(pick(|i| &endpoints[i], 2, |_| false, LATER, &mut Dice::new(1)), None);
+        assert_eq!(pick(|i| &endpoints[i], 2, |_| false, PANIC_PERCENT, LATER, &mut Dice::new(1)), None);
     }
 
     #[test]
     fn ejected_and_avoided_endpoints_are_the_last_resort() {
         let endpoints = [endpoint(1, 100), endpoint(2, 100)];
-        endpoints[0].health.apply_failure(LATER.ms);
+        endpoints[0].health.eject(LATER.ms);
         assert_eq!(counts(&endpoints, LATER), [0, 10_000]);
         let mut dice = Dice::new(1);
-        assert_eq!(pick(|i| &endpoints[i], 2, |instance| instance == 2, LATER, &mut dice), Some(0));
-        assert!(pick(|i| &endpoints[i], 2, |_| true, LATER, &mut dice).is_some());
+        assert_eq!(
+            pick(|i| &endpoints[i], 2, |instance| instance == 2, PANIC_PERCENT, LATER, &mut dice),
+            Some(0)
+        );
+        assert!(pick(|i| &endpoints[i], 2, |_| true, PANIC_PERCENT, LATER, &mut dice).is_some());
+    }
+
+    #[test]
+    fn more_ejections_than_the_panic_threshold_are_ignored() {
+        let endpoints = [endpoint(1, 100), endpoint(2, 100), endpoint(3, 100), endpoint(4, 100)];
+        endpoints[0].health.eject(LATER.ms);
+        endpoints[1].health.eject(LATER.ms);
+        assert_eq!(counts(&endpoints, LATER)[..2], [0, 0], "at the threshold");
+        endpoints[2].health.eject(LATER.ms);
+        let all = counts(&endpoints, LATER);
+        assert!(all.iter().all(|count| (2300..2700).contains(count)), "one over it: {all:?}");
+    }
+
+    #[test]
+    fn refusals_are_believed_however_many_there_are() {
+        let endpoints = [endpoint(1, 100), endpoint(2, 100), endpoint(3, 100)];
+        endpoints[0].health.apply_refused(LATER.ms);
+        endpoints[1].health.apply_refused(LATER.ms);
+        assert_eq!(counts(&endpoints, LATER), [0, 0, 10_000]);
     }
 }

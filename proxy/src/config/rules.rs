@@ -1,0 +1,36 @@
+//! How upstreams are chosen and spared.
+
+use std::num::NonZeroU32;
+
+/// Most of a role that may be ejected at a time, in percent: what is left must be able to carry the load.
+pub const EJECT_PERCENT_MAX: u8 = 50;
+
+/// Above this share of ejected upstreams, in percent, ejections are taken for a mistake or for overload, which sending all
+/// to the few that are left would spread. Envoy's panic threshold.
+pub const EJECT_PANIC_PERCENT: u8 = 50;
+
+/// What holds for the upstreams of every role.
+#[derive(Debug, Clone, clap::Args)]
+pub struct UpstreamRules {
+    /// So many 5xx responses in a row make an upstream the last resort for a while [default: never]
+    #[arg(long = "eject-5xx", value_name = "COUNT", env = "CONCERTINA_EJECT_5XX")]
+    pub eject_5xx: Option<NonZeroU32>,
+    /// Most of a role that may be ejected at a time, in percent; one always may
+    #[arg(long, value_name = "PERCENT", env = "CONCERTINA_EJECT_PERCENT_MAX", default_value_t = EJECT_PERCENT_MAX,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub eject_percent_max: u8,
+    /// Where more than this share of a role is ejected, ejections are ignored; 100: never
+    #[arg(long, value_name = "PERCENT", env = "CONCERTINA_EJECT_PANIC_PERCENT", default_value_t = EJECT_PANIC_PERCENT,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub eject_panic_percent: u8,
+}
+
+impl Default for UpstreamRules {
+    fn default() -> Self {
+        Self {
+            eject_5xx: None,
+            eject_percent_max: EJECT_PERCENT_MAX,
+            eject_panic_percent: EJECT_PANIC_PERCENT,
+        }
+    }
+}
