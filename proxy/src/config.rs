@@ -7,7 +7,7 @@ use feed::Name;
 use crate::limits::CLIENTS_COUNT_MAX;
 
 mod rules;
-pub use rules::{EJECT_PANIC_PERCENT, EJECT_PERCENT_MAX, UpstreamRules};
+pub use rules::{EJECT_PANIC_PERCENT, EJECT_PERCENT_MAX, RETRY_PERCENT, UpstreamRules};
 
 /// `concertina proxy`: HTTP/1 and TCP in front of roles.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,7 +39,7 @@ pub struct Args {
     /// Most client connections at a time, for each worker
     #[arg(long, env = "CONCERTINA_CLIENTS_MAX", default_value_t = CLIENTS_COUNT_MAX)]
     pub clients_max: usize,
-    /// How upstreams are chosen and spared.
+    /// How upstreams are chosen, spared and asked again.
     #[command(flatten)]
     pub rules: UpstreamRules,
 }

@@ -234,3 +234,6 @@ fn fixed_endpoint(position: usize, addr: SocketAddr) -> Endpoint {
 fn available_cores() -> u16 {
     std::thread::available_parallelism().ok().and_then(|cores| u16::try_from(cores.get()).ok()).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests;

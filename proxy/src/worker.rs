@@ -99,6 +99,14 @@ impl Worker {
         self.rosters[role].apply_failure(&lease.upstream.endpoint, failure, self.deadlines.now_ms());
     }
 
+    /// Whether the role's budget has another retry; counts it as done, or as denied.
+    pub(crate) fn take_retry(&self, role: usize) -> bool {
+        let is_granted = self.rosters[role].take_retry(self.deadlines.now_ms());
+        let counter = if is_granted { &self.stats.retries } else { &self.stats.retries_denied };
+        counter.add(1);
+        is_granted
+    }
+
     /// An upstream of a role answered.
     pub(crate) fn note_status(&self, role: usize, lease: &Lease, status: u16) {
         self.rosters[role].apply_status(&lease.upstream.endpoint, status, self.deadlines.now_ms());

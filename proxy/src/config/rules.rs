@@ -1,4 +1,4 @@
-//! How upstreams are chosen and spared.
+//! How upstreams are chosen, spared and asked again.
 
 use std::num::NonZeroU32;
 
@@ -8,6 +8,9 @@ pub const EJECT_PERCENT_MAX: u8 = 50;
 /// Above this share of ejected upstreams, in percent, ejections are taken for a mistake or for overload, which sending all
 /// to the few that are left would spread. Envoy's panic threshold.
 pub const EJECT_PANIC_PERCENT: u8 = 50;
+
+/// Retries of a role, in percent of its requests in the last ten seconds: finagle's and linkerd's share.
+pub const RETRY_PERCENT: u8 = 20;
 
 /// What holds for the upstreams of every role.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,6 +26,10 @@ pub struct UpstreamRules {
     #[arg(long, value_name = "PERCENT", env = "CONCERTINA_EJECT_PANIC_PERCENT", default_value_t = EJECT_PANIC_PERCENT,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub eject_panic_percent: u8,
+    /// Most retries, in percent of a role's recent requests at a worker; ten a second are always granted
+    #[arg(long, value_name = "PERCENT", env = "CONCERTINA_RETRY_PERCENT", default_value_t = RETRY_PERCENT,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub retry_percent: u8,
 }
 
 impl Default for UpstreamRules {
@@ -31,6 +38,7 @@ impl Default for UpstreamRules {
             eject_5xx: None,
             eject_percent_max: EJECT_PERCENT_MAX,
             eject_panic_percent: EJECT_PANIC_PERCENT,
+            retry_percent: RETRY_PERCENT,
         }
     }
 }

@@ -281,10 +281,9 @@ impl Exchange {
         // what is, not thrice.
         let is_whole = self.request.body.is_done() && !self.request.is_streamed;
         let is_safe = nothing_sent || (is_whole && self.method().is_repeatable() && !self.is_repeated);
-        if !is_safe || self.attempts == ATTEMPTS_COUNT_MAX {
+        if !is_safe || self.attempts == ATTEMPTS_COUNT_MAX || !worker.take_retry(session.role) {
             return self.refuse(failure.refusal(), session);
         }
-        worker.stats.retries.add(1);
         self.request.pieces.rewind();
         self.request.is_cut = false;
         self.is_repeated |= !nothing_sent;

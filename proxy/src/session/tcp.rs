@@ -123,7 +123,7 @@ impl AsyncWrite for Timed<'_> {
 /// Connects to an upstream, trying others while they refuse.
 async fn connect(worker: &Worker, role: usize) -> Option<(Lease, TcpStream)> {
     let mut failed = Vec::new();
-    while failed.len() < usize::from(ATTEMPTS_COUNT_MAX) {
+    loop {
         let lease = worker.lease(role, &failed)?;
         worker.stats.connects.add(1);
         let endpoint = &lease.upstream.endpoint;
@@ -140,7 +140,8 @@ async fn connect(worker: &Worker, role: usize) -> Option<(Lease, TcpStream)> {
         };
         worker.note_failure(role, &lease, failure);
         failed.push(endpoint.instance);
-        worker.stats.retries.add(1);
+        if failed.len() == usize::from(ATTEMPTS_COUNT_MAX) || !worker.take_retry(role) {
+            return None;
+        }
     }
-    None
 }

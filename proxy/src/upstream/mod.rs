@@ -8,6 +8,7 @@
 //! worker's view of it with that worker's idle connections. Both live as long as the instance is listed, so that a
 //! new table costs unchanged upstreams nothing.
 
+mod budget;
 pub(crate) mod directory;
 pub(crate) mod follow;
 pub(crate) mod health;

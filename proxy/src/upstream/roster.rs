@@ -9,6 +9,7 @@ use std::{
 use feed::EndpointState;
 
 use super::{
+    budget::Budget,
     directory::{Endpoint, Listing},
     pick::{Dice, Now, pick},
     pool::Pool,
@@ -27,6 +28,7 @@ pub(crate) struct Upstream {
 pub(crate) struct Roster {
     rules: UpstreamRules,
     upstreams: RefCell<Vec<Rc<Upstream>>>,
+    retries: Budget,
 }
 
 /// One use of an upstream; it counts as in flight until this is dropped.
@@ -50,7 +52,7 @@ impl Drop for Lease {
 
 impl Roster {
     pub(crate) fn new(rules: UpstreamRules) -> Self {
-        Self { rules, upstreams: RefCell::default() }
+        Self { retries: Budget::new(rules.retry_percent), rules, upstreams: RefCell::default() }
     }
 
     /// Takes a new listing. Upstreams that are still ready keep their idle connections, all others lose them now; one that is
@@ -84,7 +86,15 @@ impl Roster {
         let panic_percent = self.rules.eject_panic_percent;
         let chosen =
             pick(endpoint, upstreams.len(), |instance| avoid.contains(&instance), panic_percent, now, dice)?;
+        if avoid.is_empty() {
+            self.retries.apply_request(now.ms);
+        }
         Some(Lease::new(upstreams[chosen].clone()))
+    }
+
+    /// Whether a request that failed may be sent to another upstream; counts as done.
+    pub(crate) fn take_retry(&self, now_ms: u64) -> bool {
+        self.retries.take(now_ms)
     }
 
     /// An attempt at an upstream failed.
