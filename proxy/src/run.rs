@@ -166,7 +166,7 @@ impl Proxy {
                 let seed = std::collections::hash_map::RandomState::new();
                 let seed = std::hash::BuildHasher::hash_one(&seed, id);
                 let drain = settings.timeouts.drain;
-                let worker = Worker::new(settings, &directory, stats, seed);
+                let worker = Worker::new(settings, id, &directory, stats, seed);
                 worker.start_tasks(id, &directory);
                 let accepting = start_accepting(id, &worker, &directory, sockets);
                 let _ = stopping.wait_for(|stopping| *stopping).await;

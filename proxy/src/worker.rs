@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,12 +15,12 @@ use crate::{
     buffer::Shelf,
     config::{HalfClosed, Timeouts, UpstreamRules},
     deadline::{Deadlines, TICK},
-    error::AttemptFailure,
+    error::{AttemptFailure, Refusal},
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
     session::exchange::Exchange,
     stats::Stats,
     upstream::{
-        Lease, Roster,
+        Lease, Roster, Ticket, Wanted,
         directory::{Directory, Role},
         pick::{Dice, Now},
     },
@@ -59,9 +59,16 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(settings: Settings, directory: &Directory, stats: Arc<Stats>, seed: u64) -> Rc<Self> {
+    /// The worker of this position; `seed` is for its choices.
+    pub(crate) fn new(
+        settings: Settings,
+        id: usize,
+        directory: &Directory,
+        stats: Arc<Stats>,
+        seed: u64,
+    ) -> Rc<Self> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let roster = |_| Roster::new(settings.rules.clone());
+        let roster = |role: &Arc<Role>| Roster::new(settings.rules.clone(), role, id);
         Rc::new(Self {
             rosters: directory.roles().iter().map(roster).collect(),
             settings,
@@ -84,14 +91,23 @@ impl Worker {
         spawn_local(self.clone().sweep_pools());
         for (position, role) in directory.roles().iter().enumerate() {
             spawn_local(self.clone().follow_role(id, position, role.clone()));
+            if let Some(queue) = self.rosters[position].queue().cloned() {
+                spawn_local(async move { queue.take_turns().await });
+            }
         }
     }
 
-    /// Chooses an upstream of a role and counts a use of it.
-    pub(crate) fn lease(&self, role: usize, avoid: &[u64]) -> Option<Lease> {
+    /// Chooses an upstream of a role and counts a use of it; waits where all are at their limit.
+    pub(crate) fn poll_lease(
+        &self,
+        context: &Context<'_>,
+        role: usize,
+        avoid: &[u64],
+        ticket: &mut Option<Ticket>,
+    ) -> Poll<Result<Lease, Refusal>> {
         let ms = self.deadlines.now_ms();
-        let now = Now { ms, unix_ms: self.started_unix_ms + ms };
-        self.rosters[role].lease(avoid, now, &mut self.dice.borrow_mut())
+        let wanted = Wanted { avoid, now: Now { ms, unix_ms: self.started_unix_ms + ms } };
+        self.rosters[role].poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut())
     }
 
     /// An attempt at an upstream of a role failed.
@@ -146,6 +162,7 @@ impl Worker {
         loop {
             ticks.tick().await;
             self.deadlines.tick(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+            self.rosters.iter().filter_map(Roster::queue).for_each(|queue| queue.wake_first());
         }
     }
 
@@ -162,7 +179,7 @@ impl Worker {
             for roster in &self.rosters {
                 roster.for_each_pool(|pool| pool.sweep(oldest_ms, context));
             }
-            std::task::Poll::Pending
+            Poll::Pending
         })
         .await;
     }

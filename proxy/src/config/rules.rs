@@ -1,4 +1,4 @@
-//! How upstreams are chosen, spared and asked again.
+//! How upstreams are chosen, spared, asked again and limited.
 
 use std::num::NonZeroU32;
 
@@ -30,6 +30,12 @@ pub struct UpstreamRules {
     #[arg(long, value_name = "PERCENT", env = "CONCERTINA_RETRY_PERCENT", default_value_t = RETRY_PERCENT,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub retry_percent: u8,
+    /// Most connections in use to one upstream, over all workers: requests under way, and TCP connections [default: no limit]
+    #[arg(long, value_name = "COUNT", env = "CONCERTINA_UPSTREAM_CONNECTIONS_MAX")]
+    pub upstream_connections_max: Option<NonZeroU32>,
+    /// Most requests of a role that wait while all its upstreams are at that limit [default: no limit]
+    #[arg(long, value_name = "COUNT", env = "CONCERTINA_UPSTREAM_PENDING_MAX")]
+    pub upstream_pending_max: Option<u32>,
 }
 
 impl Default for UpstreamRules {
@@ -39,6 +45,8 @@ impl Default for UpstreamRules {
             eject_percent_max: EJECT_PERCENT_MAX,
             eject_panic_percent: EJECT_PANIC_PERCENT,
             retry_percent: RETRY_PERCENT,
+            upstream_connections_max: None,
+            upstream_pending_max: None,
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::{
         head::{Method, RequestHead, ResponseHead},
     },
     limits::{ATTEMPTS_COUNT_MAX, LINGER_BYTES_MAX},
-    upstream::Lease,
+    upstream::{Lease, Ticket},
     worker::Worker,
 };
 
@@ -134,6 +134,8 @@ pub(crate) struct Exchange {
     pub(super) response: ResponseSide,
     pub(super) upstream: Option<TcpStream>,
     pub(super) lease: Option<Lease>,
+    /// Its place among those that wait for an upstream.
+    ticket: Option<Ticket>,
     /// The connections of the pool are not to be trusted for this one.
     needs_fresh: bool,
     /// An upstream had it before, perhaps.
@@ -152,7 +154,7 @@ impl Exchange {
             } else {
                 match self.stage {
                     Stage::Head => ready!(self.poll_head(context, session)),
-                    Stage::Pick => self.pick(context, session),
+                    Stage::Pick => ready!(self.poll_pick(context, session)),
                     Stage::Connect => ready!(self.poll_connect(context, session)),
                     Stage::Relay => ready!(self.poll_relay(context, session)),
                     Stage::Refuse => ready!(self.poll_refuse(context, session)),
@@ -161,7 +163,7 @@ impl Exchange {
             };
             let timeouts = &session.worker.settings.timeouts;
             let (stage, timeout) = match step {
-                Step::Pick => (Stage::Pick, timeouts.connect),
+                Step::Pick => (Stage::Pick, timeouts.queue),
                 Step::Connect => (Stage::Connect, timeouts.connect),
                 Step::Relay => (Stage::Relay, timeouts.response),
                 Step::Refuse => (Stage::Refuse, LINGER_TIMEOUT),
@@ -209,6 +211,7 @@ impl Exchange {
     fn drop_upstream(&mut self, worker: &Worker) {
         self.upstream = None;
         self.lease = None;
+        self.ticket = None;
         if let Some(buffer) = self.response.buffer.take() {
             worker.responses.put(buffer);
         }
@@ -233,12 +236,18 @@ impl Exchange {
         !request.body.is_done() && request.pieces.is_written() && !request.is_cut
     }
 
-    /// Chooses an upstream and a connection to it.
-    fn pick(&mut self, context: &mut Context<'_>, session: &Session) -> Step {
+    /// Chooses an upstream and a connection to it, or waits for one.
+    fn poll_pick(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
+        let failed = &self.failed[..usize::from(self.attempts)];
+        match session.worker.poll_lease(context, session.role, failed, &mut self.ticket) {
+            Poll::Ready(Ok(lease)) => Poll::Ready(self.use_lease(lease, context, session)),
+            Poll::Ready(Err(refusal)) => Poll::Ready(self.refuse(refusal, session)),
+            Poll::Pending => self.poll_client_gone(context, session),
+        }
+    }
+
+    fn use_lease(&mut self, lease: Lease, context: &mut Context<'_>, session: &Session) -> Step {
         let worker = &session.worker;
-        let Some(lease) = worker.lease(session.role, &self.failed[..usize::from(self.attempts)]) else {
-            return self.refuse(Refusal::NoUpstream, session);
-        };
         if !self.needs_fresh
             && let Some(stream) = lease.upstream.pool.take(context)
         {
@@ -416,7 +425,8 @@ impl Exchange {
         session.deadline.set(LINGER_TIMEOUT);
         match self.stage {
             Stage::Head => self.refuse(Refusal::HeaderTimeout, session),
-            Stage::Pick | Stage::Connect => self.handle_failure(AttemptFailure::ConnectTimeout, session),
+            Stage::Pick => self.refuse(Refusal::QueueTimeout, session),
+            Stage::Connect => self.handle_failure(AttemptFailure::ConnectTimeout, session),
             Stage::Relay if self.is_answering() => self.handle_broken(&Broken::Upstream, session),
             Stage::Relay if self.awaits_client() => self.refuse(Refusal::BodyTimeout, session),
             Stage::Relay => self.refuse(Refusal::ResponseTimeout, session),

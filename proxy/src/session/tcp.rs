@@ -16,7 +16,11 @@ use tokio::{
 };
 
 use crate::{
-    deadline::Deadline, error::AttemptFailure, limits::ATTEMPTS_COUNT_MAX, upstream::Lease, worker::Worker,
+    deadline::Deadline,
+    error::{AttemptFailure, Refusal},
+    limits::ATTEMPTS_COUNT_MAX,
+    upstream::Lease,
+    worker::Worker,
 };
 
 /// Bytes moved at a time, each way.
@@ -26,9 +30,13 @@ const RELAY_BUFFER_BYTES: usize = 16 * 1024;
 pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
     worker.stats.requests.add(1);
     // Nothing can be told to a client in an unknown protocol: closing is the answer.
-    let Some((_lease, upstream)) = connect(&worker, role).await else {
-        tracing::debug!(role = %role_name, "no upstream for a TCP client");
-        return;
+    let (_lease, upstream) = match connect(&worker, role).await {
+        Ok(connected) => connected,
+        Err(refusal) => {
+            worker.stats.note_refusal(refusal);
+            tracing::debug!(role = %role_name, ?refusal, "no upstream for a TCP client");
+            return;
+        }
     };
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
     let mut ends = Ends { client, upstream, are_whole: false };
@@ -121,19 +129,22 @@ impl AsyncWrite for Timed<'_> {
 }
 
 /// Connects to an upstream, trying others while they refuse.
-async fn connect(worker: &Worker, role: usize) -> Option<(Lease, TcpStream)> {
+async fn connect(worker: &Worker, role: usize) -> Result<(Lease, TcpStream), Refusal> {
+    let (timeouts, mut ticket) = (worker.settings.timeouts, None);
     let mut failed = Vec::new();
     loop {
-        let lease = worker.lease(role, &failed)?;
+        let leasing = poll_fn(|context| worker.poll_lease(context, role, &failed, &mut ticket));
+        let leased = timeout_at(Instant::now() + timeouts.queue, leasing).await;
+        let lease = leased.map_err(|_| Refusal::QueueTimeout)??;
         worker.stats.connects.add(1);
         let endpoint = &lease.upstream.endpoint;
-        let deadline = Instant::now() + worker.settings.timeouts.connect;
+        let deadline = Instant::now() + timeouts.connect;
         let failure = match timeout_at(deadline, TcpStream::connect(endpoint.addr)).await {
             Ok(Ok(stream)) => {
                 endpoint.health.apply_success();
                 // Latency before throughput: whoever relays cannot know which bytes somebody waits for.
                 let _ = stream.set_nodelay(true);
-                return Some((lease, stream));
+                return Ok((lease, stream));
             }
             Ok(Err(_)) => AttemptFailure::Connect,
             Err(_) => AttemptFailure::ConnectTimeout,
@@ -141,7 +152,7 @@ async fn connect(worker: &Worker, role: usize) -> Option<(Lease, TcpStream)> {
         worker.note_failure(role, &lease, failure);
         failed.push(endpoint.instance);
         if failed.len() == usize::from(ATTEMPTS_COUNT_MAX) || !worker.take_retry(role) {
-            return None;
+            return Err(failure.refusal());
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use feed::{EndpointState, Name, RoleTable};
 use tokio::sync::{Notify, watch};
 
-use super::health::Health;
+use super::{health::Health, queue::Turns};
 
 /// An endpoint and what is known of it across workers. Aligned to two cache lines, because the counters of neighbours would
 /// otherwise be passed back and forth between cores.
@@ -49,6 +49,7 @@ pub(crate) struct Role {
     listing: watch::Sender<Arc<Listing>>,
     applied: Vec<AtomicU64>,
     some_applied: Notify,
+    pub(super) turns: Arc<Turns>,
 }
 
 /// The roles that the listeners name.
@@ -64,6 +65,7 @@ impl Directory {
             listing: watch::Sender::new(Arc::default()),
             applied: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             some_applied: Notify::new(),
+            turns: Turns::new(workers),
         };
         Self { roles: names.iter().map(role).map(Arc::new).collect() }
     }

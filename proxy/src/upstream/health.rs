@@ -35,6 +35,17 @@ impl Health {
         self.ejected_until_ms.load(Ordering::Relaxed) > now_ms
     }
 
+    /// Counts a lease; false if there are `in_flight_max` already.
+    pub(crate) fn begin(&self, in_flight_max: u32) -> bool {
+        if in_flight_max == u32::MAX {
+            self.in_flight.fetch_add(1, Ordering::AcqRel);
+            return true;
+        }
+        // Never one too many, not even for a moment: whoever saw that would wait for an end that nobody announces.
+        let one_more = |in_flight| (in_flight < in_flight_max).then_some(in_flight + 1);
+        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
+    }
+
     /// A connection was refused.
     pub(crate) fn apply_refused(&self, now_ms: u64) {
         self.refused_until_ms.store(now_ms + self.next_pause_ms(), Ordering::Relaxed);

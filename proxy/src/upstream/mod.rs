@@ -14,6 +14,8 @@ pub(crate) mod follow;
 pub(crate) mod health;
 pub(crate) mod pick;
 pub(crate) mod pool;
+mod queue;
 pub(crate) mod roster;
 
-pub(crate) use roster::{Lease, Roster};
+pub(crate) use queue::Ticket;
+pub(crate) use roster::{Lease, Roster, Wanted};

@@ -31,7 +31,7 @@ impl Dice {
         Self(seed | 1)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -40,30 +40,65 @@ impl Dice {
     }
 }
 
+/// What a choice goes by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// Instances that failed this request before.
+    pub(crate) avoid: &'a [u64],
+    /// Most leases of one endpoint at a time.
+    pub(crate) in_flight_max: u32,
+    /// Where more than this share of the ready endpoints is ejected, ejection does not count.
+    pub(crate) panic_percent: u8,
+    pub(crate) now: Now,
+}
+
+/// Why nobody was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unpicked {
+    /// There is nobody.
+    Nobody,
+    /// Those that would be chosen from are at their limit.
+    Full,
+}
+
 /// Chooses among endpoints: ready ones that are neither avoided, refusing nor ejected, else those that are either, else avoided
-/// ones. Where more than `panic_percent` of the ready ones are ejected, ejection does not count. Returns a position.
+/// ones. That the better ones are at their limit is no reason to choose among worse. Returns a position.
 pub(crate) fn pick<'a>(
     endpoints: impl Fn(usize) -> &'a Endpoint,
     count: usize,
-    avoid: impl Fn(u64) -> bool,
-    panic_percent: u8,
-    now: Now,
+    terms: &Terms<'_>,
     dice: &mut Dice,
-) -> Option<usize> {
+) -> Result<usize, Unpicked> {
+    let now_ms = terms.now.ms;
     let ready = |i: usize| endpoints(i).is_eligible();
-    let fresh = |i: usize| ready(i) && !avoid(endpoints(i).instance);
-    let is_ejected = |i: usize| endpoints(i).health.is_ejected(now.ms);
+    let fresh = |i: usize| ready(i) && !terms.avoid.contains(&endpoints(i).instance);
+    let is_ejected = |i: usize| endpoints(i).health.is_ejected(now_ms);
     // Only worked out where somebody is ejected.
     let is_panic = LazyCell::new(|| {
         let all = (0..count).filter(|&i| ready(i));
         let ejected = all.clone().filter(|&i| is_ejected(i));
-        ejected.count() * 100 > all.count() * usize::from(panic_percent)
+        ejected.count() * 100 > all.count() * usize::from(terms.panic_percent)
     });
     let healthy =
-        |i: usize| fresh(i) && !endpoints(i).health.is_refusing(now.ms) && (!is_ejected(i) || *is_panic);
-    two_choices(&endpoints, count, healthy, now, dice)
-        .or_else(|| two_choices(&endpoints, count, fresh, now, dice))
-        .or_else(|| two_choices(&endpoints, count, ready, now, dice))
+        |i: usize| fresh(i) && !endpoints(i).health.is_refusing(now_ms) && (!is_ejected(i) || *is_panic);
+    choose(&endpoints, count, healthy, terms, dice)
+        .or_else(|| choose(&endpoints, count, fresh, terms, dice))
+        .or_else(|| choose(&endpoints, count, ready, terms, dice))
+        .unwrap_or(Err(Unpicked::Nobody))
+}
+
+/// Chooses among those of `tier` that are below their limit; None if the tier is empty.
+fn choose<'a>(
+    endpoints: &impl Fn(usize) -> &'a Endpoint,
+    count: usize,
+    tier: impl Fn(usize) -> bool,
+    terms: &Terms<'_>,
+    dice: &mut Dice,
+) -> Option<Result<usize, Unpicked>> {
+    let load = |i: usize| endpoints(i).health.in_flight.load(Ordering::Relaxed);
+    let has_room = |i: usize| tier(i) && load(i) < terms.in_flight_max;
+    let chosen = two_choices(endpoints, count, has_room, terms.now, dice).map(Ok);
+    chosen.or_else(|| (0..count).any(tier).then_some(Err(Unpicked::Full)))
 }
 
 fn two_choices<'a>(
@@ -117,7 +152,13 @@ mod tests {
 
     use super::*;
 
-    const PANIC_PERCENT: u8 = 50;
+    fn pick_among(endpoints: &[Endpoint], terms: &Terms<'_>, dice: &mut Dice) -> Result<usize, Unpicked> {
+        pick(|i| &endpoints[i], endpoints.len(), terms, dice)
+    }
+
+    fn terms(now: Now) -> Terms<'static> {
+        Terms { avoid: &[], in_flight_max: u32::MAX, panic_percent: 50, now }
+    }
 
     const LATER: Now = Now { ms: 1_000_000, unix_ms: 10_000_000 };
 
@@ -136,8 +177,7 @@ mod tests {
         let mut dice = Dice::new(42);
         let mut counts = vec![0; endpoints.len()];
         for _ in 0..10_000 {
-            counts[pick(|i| &endpoints[i], endpoints.len(), |_| false, PANIC_PERCENT, now, &mut dice)
-                .unwrap()] += 1;
+            counts[pick_among(endpoints, &terms(now), &mut dice).unwrap()] += 1;
         }
         counts
     }
@@ -168,7 +208,7 @@ mod tests {
     fn draining_and_weightless_endpoints_are_never_chosen() {
         let draining = Endpoint { state: EndpointState::Draining, ..endpoint(1, 100) };
         let endpoints = [draining, endpoint(2, 0)];
-        assert_eq!(pick(|i| &endpoints[i], 2, |_| false, PANIC_PERCENT, LATER, &mut Dice::new(1)), None);
+        assert_eq!(pick_among(&endpoints, &terms(LATER), &mut Dice::new(1)), Err(Unpicked::Nobody));
     }
 
     #[test]
@@ -177,11 +217,8 @@ mod tests {
         endpoints[0].health.eject(LATER.ms);
         assert_eq!(counts(&endpoints, LATER), [0, 10_000]);
         let mut dice = Dice::new(1);
-        assert_eq!(
-            pick(|i| &endpoints[i], 2, |instance| instance == 2, PANIC_PERCENT, LATER, &mut dice),
-            Some(0)
-        );
-        assert!(pick(|i| &endpoints[i], 2, |_| true, PANIC_PERCENT, LATER, &mut dice).is_some());
+        assert_eq!(pick_among(&endpoints, &Terms { avoid: &[2], ..terms(LATER) }, &mut dice), Ok(0));
+        assert!(pick_among(&endpoints, &Terms { avoid: &[1, 2], ..terms(LATER) }, &mut dice).is_ok());
     }
 
     #[test]
@@ -201,5 +238,26 @@ mod tests {
         endpoints[0].health.apply_refused(LATER.ms);
         endpoints[1].health.apply_refused(LATER.ms);
         assert_eq!(counts(&endpoints, LATER), [0, 0, 10_000]);
+    }
+
+    #[test]
+    fn nobody_gets_more_than_the_limit_and_a_better_one_is_waited_for() {
+        let endpoints = [endpoint(1, 100), endpoint(2, 100), endpoint(3, 100)];
+        let (limited, mut dice) = (Terms { in_flight_max: 2, ..terms(LATER) }, Dice::new(1));
+        endpoints[2].health.eject(LATER.ms);
+        endpoints[0].health.in_flight.store(1, Ordering::Relaxed);
+        endpoints[1].health.in_flight.store(2, Ordering::Relaxed);
+        assert!(
+            (0..100).all(|_| pick_among(&endpoints, &limited, &mut dice) == Ok(0)),
+            "one below the limit"
+        );
+        endpoints[0].health.in_flight.store(2, Ordering::Relaxed);
+        assert_eq!(pick_among(&endpoints, &limited, &mut dice), Err(Unpicked::Full), "at the limit");
+        let avoiding = Terms { avoid: &[1, 2], ..limited };
+        assert_eq!(
+            pick_among(&endpoints, &avoiding, &mut dice),
+            Ok(2),
+            "the ejected one is all that is left"
+        );
     }
 }

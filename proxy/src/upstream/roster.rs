@@ -2,19 +2,25 @@
 
 use std::{
     cell::RefCell,
+    num::NonZeroU32,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
 };
 
 use feed::EndpointState;
 
 use super::{
     budget::Budget,
-    directory::{Endpoint, Listing},
-    pick::{Dice, Now, pick},
+    directory::{Endpoint, Listing, Role},
+    pick::{Dice, Now, Terms, Unpicked, pick},
     pool::Pool,
+    queue::{Queue, Ticket},
 };
-use crate::{config::UpstreamRules, error::AttemptFailure};
+use crate::{
+    config::UpstreamRules,
+    error::{AttemptFailure, Refusal},
+};
 
 /// An endpoint and this worker's idle connections to it.
 #[derive(Debug)]
@@ -29,30 +35,45 @@ pub(crate) struct Roster {
     rules: UpstreamRules,
     upstreams: RefCell<Vec<Rc<Upstream>>>,
     retries: Budget,
+    /// Where upstreams have a limit.
+    queue: Option<Rc<Queue>>,
 }
 
 /// One use of an upstream; it counts as in flight until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) upstream: Rc<Upstream>,
+    /// Who may wait for it to end.
+    queue: Option<Rc<Queue>>,
 }
 
-impl Lease {
-    fn new(upstream: Rc<Upstream>) -> Self {
-        upstream.endpoint.health.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self { upstream }
-    }
+/// What a request asks of a roster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// Instances that failed it before.
+    pub(crate) avoid: &'a [u64],
+    pub(crate) now: Now,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.endpoint.health.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if let Some(queue) = &self.queue {
+            queue.handle_room();
+        }
     }
 }
 
 impl Roster {
-    pub(crate) fn new(rules: UpstreamRules) -> Self {
-        Self { retries: Budget::new(rules.retry_percent), rules, upstreams: RefCell::default() }
+    /// The roster of a role at the worker of this position.
+    pub(crate) fn new(rules: UpstreamRules, role: &Role, worker: usize) -> Self {
+        let queue = rules.upstream_connections_max.map(|_| Queue::new(role.turns.clone(), worker));
+        Self { retries: Budget::new(rules.retry_percent), rules, upstreams: RefCell::default(), queue }
+    }
+
+    /// The requests that wait, where upstreams have a limit.
+    pub(crate) fn queue(&self) -> Option<&Rc<Queue>> {
+        self.queue.as_ref()
     }
 
     /// Takes a new listing. Upstreams that are still ready keep their idle connections, all others lose them now; one that is
@@ -77,19 +98,74 @@ impl Roster {
         }
         let kept = |gone: &Upstream| upstreams.iter().any(|u| Rc::ptr_eq(&u.pool, &gone.pool));
         before.iter().filter(|gone| !kept(gone)).for_each(|gone| gone.pool.close());
+        if let Some(queue) = &self.queue {
+            queue.wake_first();
+        }
     }
 
-    /// Chooses an upstream; `avoid` are instances that failed this request before.
-    pub(crate) fn lease(&self, avoid: &[u64], now: Now, dice: &mut Dice) -> Option<Lease> {
+    /// Chooses an upstream, or waits for one where all are at their limit; `ticket` is this request's place in the queue.
+    pub(crate) fn poll_lease(
+        &self,
+        context: &Context<'_>,
+        wanted: Wanted<'_>,
+        ticket: &mut Option<Ticket>,
+        dice: &mut Dice,
+    ) -> Poll<Result<Lease, Refusal>> {
+        let Some(queue) = &self.queue else {
+            return Poll::Ready(self.lease(wanted, dice).map_err(|_| Refusal::NoUpstream));
+        };
+        // Whoever comes while others wait, here or at another worker, does not overtake them.
+        let mut is_turn = ticket.as_ref().map_or_else(|| queue.waiting() == 0, Ticket::is_first);
+        loop {
+            if is_turn {
+                match self.lease(wanted, dice) {
+                    Err(Unpicked::Full) => {}
+                    done => {
+                        *ticket = None;
+                        return Poll::Ready(done.map_err(|_| Refusal::NoUpstream));
+                    }
+                }
+            }
+            if let Some(ticket) = ticket {
+                ticket.set_waker(context);
+                return Poll::Pending;
+            }
+            *ticket = queue.join(context, self.rules.upstream_pending_max.unwrap_or(u32::MAX));
+            if ticket.is_none() {
+                return Poll::Ready(Err(Refusal::QueueFull));
+            }
+            // The last lease may have been given back between the look and the joining.
+            is_turn = queue.waiting() == 1;
+        }
+    }
+
+    fn lease(&self, wanted: Wanted<'_>, dice: &mut Dice) -> Result<Lease, Unpicked> {
         let upstreams = self.upstreams.borrow();
         let endpoint = |i: usize| &*upstreams[i].endpoint;
-        let panic_percent = self.rules.eject_panic_percent;
-        let chosen =
-            pick(endpoint, upstreams.len(), |instance| avoid.contains(&instance), panic_percent, now, dice)?;
-        if avoid.is_empty() {
-            self.retries.apply_request(now.ms);
+        let in_flight_max = self.rules.upstream_connections_max.map_or(u32::MAX, NonZeroU32::get);
+        let mut terms = Terms {
+            avoid: wanted.avoid,
+            in_flight_max,
+            panic_percent: self.rules.eject_panic_percent,
+            now: wanted.now,
+        };
+        loop {
+            let chosen = match pick(endpoint, upstreams.len(), &terms, dice) {
+                // Waiting for another one than the last would hold up all those behind.
+                Err(Unpicked::Full) if !terms.avoid.is_empty() => {
+                    terms.avoid = &[];
+                    continue;
+                }
+                chosen => &upstreams[chosen?],
+            };
+            // Another worker may have taken the last one since the look.
+            if chosen.endpoint.health.begin(in_flight_max) {
+                if wanted.avoid.is_empty() {
+                    self.retries.apply_request(wanted.now.ms);
+                }
+                return Ok(Lease { upstream: chosen.clone(), queue: self.queue.clone() });
+            }
         }
-        Some(Lease::new(upstreams[chosen].clone()))
     }
 
     /// Whether a request that failed may be sent to another upstream; counts as done.
@@ -138,80 +214,4 @@ impl Roster {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::health::Health, *};
-
-    fn listing(states: &[EndpointState], healths: &[Arc<Health>]) -> Listing {
-        let endpoint = |(instance, (state, health)): (u64, (&EndpointState, &Arc<Health>))| Endpoint {
-            instance,
-            addr: "127.0.0.1:1".parse().unwrap(),
-            state: *state,
-            weight: 100,
-            since_ms: 0,
-            health: health.clone(),
-        };
-        let endpoints = (1..).zip(states.iter().zip(healths)).map(endpoint).map(Arc::new).collect();
-        Listing { version: 1, endpoints }
-    }
-
-    /// A roster of so many ready endpoints.
-    fn roster_of(count: usize, rules: UpstreamRules) -> Roster {
-        let healths: Vec<_> = (0..count).map(|_| Arc::default()).collect();
-        let roster = Roster::new(rules);
-        roster.apply_listing(&listing(&vec![EndpointState::Ready; count], &healths));
-        roster
-    }
-
-    fn endpoint(roster: &Roster, position: usize) -> Arc<Endpoint> {
-        roster.upstreams.borrow()[position].endpoint.clone()
-    }
-
-    #[test]
-    fn an_upstream_keeps_its_connections_while_it_is_ready_and_can_have_new_ones_when_it_is_again() {
-        let (roster, health) = (Roster::new(UpstreamRules::default()), [Arc::default()]);
-        let pool = || roster.upstreams.borrow()[0].pool.clone();
-        roster.apply_listing(&listing(&[EndpointState::Ready], &health));
-        let first = pool();
-        roster.apply_listing(&listing(&[EndpointState::Ready], &health));
-        assert!(Rc::ptr_eq(&first, &pool()) && !first.is_closed());
-        roster.apply_listing(&listing(&[EndpointState::Draining], &health));
-        assert!(first.is_closed());
-        roster.apply_listing(&listing(&[EndpointState::Ready], &health));
-        assert!(!pool().is_closed());
-        roster.apply_listing(&Listing::default());
-        assert!(first.is_closed());
-    }
-
-    #[test]
-    fn errors_in_a_row_eject_only_where_that_is_asked_for() {
-        let rules = UpstreamRules { eject_5xx: std::num::NonZeroU32::new(2), ..UpstreamRules::default() };
-        let (roster, default) = (roster_of(2, rules), roster_of(2, UpstreamRules::default()));
-        let (first, other) = (endpoint(&roster, 0), endpoint(&default, 0));
-        for status in [500, 499, 599, 600, 503] {
-            roster.apply_status(&first, status, 1000);
-        }
-        assert!(!first.health.is_ejected(1000), "never two in a row");
-        roster.apply_status(&first, 503, 1000);
-        assert!(first.health.is_ejected(1000));
-        for _ in 0..100 {
-            default.apply_status(&other, 500, 1000);
-        }
-        assert!(!other.health.is_ejected(1000));
-    }
-
-    #[test]
-    fn no_more_than_a_share_of_a_role_is_ejected_but_always_one() {
-        let timeout = AttemptFailure::ConnectTimeout;
-        for (count, percent, ejected_max) in [(4, 50, 2), (5, 50, 2), (1, 50, 1), (4, 0, 1), (4, 100, 4)] {
-            let roster =
-                roster_of(count, UpstreamRules { eject_percent_max: percent, ..UpstreamRules::default() });
-            let all: Vec<_> = (0..count).map(|i| endpoint(&roster, i)).collect();
-            // Twice: one that is ejected already takes nobody's place.
-            all.iter().chain(&all).for_each(|endpoint| roster.apply_failure(endpoint, timeout, 1000));
-            let ejected = all.iter().filter(|endpoint| endpoint.health.is_ejected(1000)).count();
-            assert_eq!(ejected, ejected_max, "{percent} percent of {count}");
-            all.iter().for_each(|endpoint| roster.apply_failure(endpoint, AttemptFailure::Connect, 1000));
-            assert!(all.iter().all(|endpoint| endpoint.health.is_refusing(1000)), "refusals are no opinion");
-        }
-    }
-}
+mod tests;
