@@ -6,7 +6,10 @@ use feed::Name;
 
 use crate::limits::CLIENTS_COUNT_MAX;
 
+mod balance;
 mod rules;
+
+pub use balance::{Balance, RoleBalance};
 pub use rules::{EJECT_PANIC_PERCENT, EJECT_PERCENT_MAX, RETRY_PERCENT, UpstreamRules};
 
 /// `concertina proxy`: HTTP/1 and TCP in front of roles.

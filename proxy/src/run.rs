@@ -70,8 +70,9 @@ impl Proxy {
     /// Binds the listeners and starts the workers.
     ///
     /// # Errors
-    /// An address that cannot be listened on.
+    /// An address that cannot be listened on, or a `--balance` that fits no listener.
     pub fn start(args: Args) -> anyhow::Result<Self> {
+        args.check_balance()?;
         let workers = usize::from(args.workers.unwrap_or_else(available_cores));
         let mut roles: Vec<Name> = args.listen.iter().map(|listen| listen.role.clone()).collect();
         roles.sort();
@@ -217,10 +218,14 @@ fn publish_fixed(directory: &Directory, tables: &[FixedTable]) {
     }
 }
 
-/// An endpoint of a fixed table; its position stands for the instance, since it never changes.
+/// An endpoint of a fixed table; its position stands for the instance, since it never changes. Its address is its name, so that it
+/// has the same keys wherever in the table it stands.
 fn fixed_endpoint(position: usize, addr: SocketAddr) -> Endpoint {
     Endpoint {
-        node: format!("fixed{position}").parse().expect("a short name within the grammar"),
+        node: format!("fixed-{}-{}", addr.ip(), addr.port())
+            .replace(['.', ':'], "-")
+            .parse()
+            .expect("a short name within the grammar"),
         instance: position as u64 + 1,
         addr,
         state: EndpointState::Ready,

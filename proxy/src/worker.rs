@@ -9,11 +9,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::watch, task::spawn_local, time::Instant};
+use tokio::{net::TcpStream, sync::watch, task::spawn_local, time::Instant};
 
 use crate::{
     buffer::Shelf,
-    config::{HalfClosed, Timeouts, UpstreamRules},
+    config::{Balance, HalfClosed, Timeouts, UpstreamRules},
     deadline::{Deadlines, TICK},
     error::{AttemptFailure, Refusal},
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
@@ -22,6 +22,7 @@ use crate::{
     upstream::{
         Lease, Roster, Ticket, Wanted,
         directory::{Directory, Role},
+        hash,
         pick::{Dice, Now},
     },
 };
@@ -97,16 +98,22 @@ impl Worker {
         }
     }
 
+    /// The key of a client where its role is balanced by clients.
+    pub(crate) fn client_key(&self, role: usize, client: &TcpStream) -> Option<u64> {
+        let is_wanted = self.rosters[role].balance == Balance::HashClient;
+        is_wanted.then(|| client.peer_addr().ok().map(|addr| hash::client_key(addr.ip())))?
+    }
+
     /// Chooses an upstream of a role and counts a use of it; waits where all are at their limit.
     pub(crate) fn poll_lease(
         &self,
         context: &Context<'_>,
         role: usize,
-        avoid: &[u64],
+        (avoid, key): (&[u64], Option<u64>),
         ticket: &mut Option<Ticket>,
     ) -> Poll<Result<Lease, Refusal>> {
         let ms = self.deadlines.now_ms();
-        let wanted = Wanted { avoid, now: Now { ms, unix_ms: self.started_unix_ms + ms } };
+        let wanted = Wanted { avoid, key, now: Now { ms, unix_ms: self.started_unix_ms + ms } };
         self.rosters[role].poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut())
     }
 

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU32;
 
+use super::RoleBalance;
+
 /// Most of a role that may be ejected at a time, in percent: what is left must be able to carry the load.
 pub const EJECT_PERCENT_MAX: u8 = 50;
 
@@ -15,6 +17,9 @@ pub const RETRY_PERCENT: u8 = 20;
 /// What holds for the upstreams of every role.
 #[derive(Debug, Clone, clap::Args)]
 pub struct UpstreamRules {
+    /// By what upstreams are chosen: ROLE=p2c (load, the default), ROLE=hash:client or ROLE=hash:header:NAME; may be repeated
+    #[arg(long, value_name = "ROLE=HOW", env = "CONCERTINA_BALANCE", value_delimiter = ',')]
+    pub balance: Vec<RoleBalance>,
     /// So many 5xx responses in a row make an upstream the last resort for a while [default: never]
     #[arg(long = "eject-5xx", value_name = "COUNT", env = "CONCERTINA_EJECT_5XX")]
     pub eject_5xx: Option<NonZeroU32>,
@@ -41,6 +46,7 @@ pub struct UpstreamRules {
 impl Default for UpstreamRules {
     fn default() -> Self {
         Self {
+            balance: Vec::new(),
             eject_5xx: None,
             eject_percent_max: EJECT_PERCENT_MAX,
             eject_panic_percent: EJECT_PANIC_PERCENT,

@@ -2,8 +2,9 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use clap::Parser;
@@ -27,7 +28,7 @@ struct Cli {
 fn start(upstreams: &[SocketAddr], flags: &str) -> Proxy {
     let addrs: Vec<_> = upstreams.iter().map(SocketAddr::to_string).collect();
     let upstream = format!("--upstream=app={}", addrs.join(","));
-    let fixed = ["--listen=http://127.0.0.1:0=app", "--timeouts=drain=10ms", &upstream];
+    let fixed = ["--listen=http://127.0.0.1:0=app", "--timeouts=drain=10ms,queue=20s", &upstream];
     let cli = Cli::try_parse_from(fixed.into_iter().chain(flags.split_whitespace()));
     Proxy::start(cli.unwrap_or_else(|error| panic!("{flags}: {error}")).args).unwrap()
 }
@@ -39,15 +40,70 @@ fn connect(proxy: &Proxy) -> TcpStream {
     stream
 }
 
-/// Reads one response without a body that matters, and returns its status.
-fn read_status(stream: &mut TcpStream) -> u16 {
-    let mut head = Vec::new();
+/// Reads a head to its end; false if there is none.
+fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> bool {
+    head.clear();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
+        if stream.read_exact(&mut byte).is_err() {
+            return false;
+        }
         head.push(byte[0]);
     }
+    true
+}
+
+/// Reads the head of a response and returns its status.
+fn read_status(stream: &mut TcpStream) -> u16 {
+    let mut head = Vec::new();
+    assert!(read_head(stream, &mut head), "no answer");
     String::from_utf8_lossy(&head[9..12]).parse().unwrap()
+}
+
+/// An upstream whose responses have its name, one byte, as their body.
+struct Upstream {
+    addr: SocketAddr,
+    /// Most requests at a time, ever.
+    most: Arc<AtomicU32>,
+}
+
+impl Upstream {
+    /// Serves until the process ends.
+    fn start(name: u8) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (addr, most) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+        let (now, most_seen) = (Arc::new(AtomicU32::new(0)), most.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (now, most) = (now.clone(), most_seen.clone());
+                thread::spawn(move || serve(stream, name, &now, &most));
+            }
+        });
+        Self { addr, most }
+    }
+}
+
+fn serve(mut stream: TcpStream, name: u8, now: &AtomicU32, most: &AtomicU32) {
+    let mut response = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n".to_vec();
+    response.push(name);
+    let mut head = Vec::new();
+    while read_head(&mut stream, &mut head) {
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        thread::yield_now();
+        now.fetch_sub(1, Ordering::SeqCst);
+        if stream.write_all(&response).is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends a request and returns the name of the upstream that answered.
+fn ask(client: &mut TcpStream, request: &[u8]) -> u8 {
+    client.write_all(request).unwrap();
+    assert_eq!(read_status(client), 200);
+    let mut name = [0];
+    client.read_exact(&mut name).unwrap();
+    name[0]
 }
 
 fn sum(proxy: &Proxy, counter: fn(&Stats) -> &Counter) -> u64 {
@@ -75,5 +131,53 @@ fn a_spent_budget_denies_retries_and_the_failure_is_the_answer() {
     let (retries, denied) = (sum(&proxy, |s| &s.retries), sum(&proxy, |s| &s.retries_denied));
     assert!(denied > 0, "two retries each are more than the reserve");
     assert!(retries + denied <= 2 * REQUESTS && retries >= 100, "{retries} retries, {denied} denied");
+    proxy.stop();
+}
+
+#[test]
+fn the_same_field_goes_to_the_same_upstream_whoever_sends_it() {
+    let upstreams: Vec<_> = (b'a'..b'e').map(Upstream::start).collect();
+    let addrs: Vec<_> = upstreams.iter().map(|upstream| upstream.addr).collect();
+    let reversed: Vec<_> = addrs.iter().rev().copied().collect();
+    let flags = "--workers=2 --balance=app=hash:header:X-User";
+    let (proxy, other) = (start(&addrs, flags), start(&reversed, flags));
+    let mut names: Vec<_> = (0..64)
+        .map(|user| {
+            let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
+            let name = ask(&mut connect(&proxy), request.as_bytes());
+            assert_eq!(ask(&mut connect(&other), request.as_bytes()), name, "user {user} at the other proxy");
+            name
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names, b"abcd", "all have some");
+    proxy.stop();
+    other.stop();
+}
+
+#[test]
+fn the_same_client_goes_to_the_same_upstream() {
+    let upstreams: Vec<_> = (b'a'..b'e').map(Upstream::start).collect();
+    let addrs: Vec<_> = upstreams.iter().map(|upstream| upstream.addr).collect();
+    let proxy = start(&addrs, "--workers=2 --balance=app=hash:client");
+    let first = ask(&mut connect(&proxy), REQUEST);
+    assert!((0..32).all(|_| ask(&mut connect(&proxy), REQUEST) == first));
+    proxy.stop();
+}
+
+#[test]
+fn a_limit_holds_over_all_workers_and_everybody_gets_a_turn() {
+    const CLIENTS: usize = 24;
+    let upstream = Upstream::start(b'a');
+    let proxy = start(&[upstream.addr], "--workers=2 --upstream-connections-max=1");
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(&proxy)).collect();
+    thread::scope(|scope| {
+        for mut client in clients {
+            scope.spawn(move || (0..20).for_each(|_| assert_eq!(ask(&mut client, REQUEST), b'a')));
+        }
+    });
+    assert_eq!(upstream.most.load(Ordering::SeqCst), 1);
+    assert!(proxy.stats.iter().all(|stats| stats.requests.read() > 0), "{}", proxy.summary());
     proxy.stop();
 }

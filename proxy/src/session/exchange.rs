@@ -46,6 +46,8 @@ pub(crate) struct Session {
     /// Position of the role in the directory.
     pub(crate) role: usize,
     pub(crate) role_name: Rc<str>,
+    /// Where the role is balanced by clients.
+    pub(crate) client_key: Option<u64>,
 }
 
 /// What becomes of the client's connection after an exchange.
@@ -238,8 +240,8 @@ impl Exchange {
 
     /// Chooses an upstream and a connection to it, or waits for one.
     fn poll_pick(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
-        let failed = &self.failed[..usize::from(self.attempts)];
-        match session.worker.poll_lease(context, session.role, failed, &mut self.ticket) {
+        let wanted = (&self.failed[..usize::from(self.attempts)], self.request.key(session));
+        match session.worker.poll_lease(context, session.role, wanted, &mut self.ticket) {
             Poll::Ready(Ok(lease)) => Poll::Ready(self.use_lease(lease, context, session)),
             Poll::Ready(Err(refusal)) => Poll::Ready(self.refuse(refusal, session)),
             Poll::Pending => self.poll_client_gone(context, session),

@@ -15,7 +15,8 @@ use crate::worker::Worker;
 /// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
 pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
-    let mut session = Session { client, deadline, worker, role, role_name };
+    let client_key = worker.client_key(role, &client);
+    let mut session = Session { client, deadline, worker, role, role_name, client_key };
     loop {
         session.deadline.set(session.worker.settings.timeouts.idle);
         if !poll_fn(|context| session.poll_idle(context)).await {

@@ -30,7 +30,8 @@ const RELAY_BUFFER_BYTES: usize = 16 * 1024;
 pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
     worker.stats.requests.add(1);
     // Nothing can be told to a client in an unknown protocol: closing is the answer.
-    let (_lease, upstream) = match connect(&worker, role).await {
+    let key = worker.client_key(role, &client);
+    let (_lease, upstream) = match connect(&worker, role, key).await {
         Ok(connected) => connected,
         Err(refusal) => {
             worker.stats.note_refusal(refusal);
@@ -129,11 +130,11 @@ impl AsyncWrite for Timed<'_> {
 }
 
 /// Connects to an upstream, trying others while they refuse.
-async fn connect(worker: &Worker, role: usize) -> Result<(Lease, TcpStream), Refusal> {
+async fn connect(worker: &Worker, role: usize, key: Option<u64>) -> Result<(Lease, TcpStream), Refusal> {
     let (timeouts, mut ticket) = (worker.settings.timeouts, None);
     let mut failed = Vec::new();
     loop {
-        let leasing = poll_fn(|context| worker.poll_lease(context, role, &failed, &mut ticket));
+        let leasing = poll_fn(|context| worker.poll_lease(context, role, (&failed, key), &mut ticket));
         let leased = timeout_at(Instant::now() + timeouts.queue, leasing).await;
         let lease = leased.map_err(|_| Refusal::QueueTimeout)??;
         worker.stats.connects.add(1);

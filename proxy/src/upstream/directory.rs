@@ -11,7 +11,7 @@ use std::{
 use feed::{EndpointState, Name, RoleTable};
 use tokio::sync::{Notify, watch};
 
-use super::{health::Health, queue::Turns};
+use super::{hash::hash, health::Health, queue::Turns};
 
 /// An endpoint and what is known of it across workers. Aligned to two cache lines, because the counters of neighbours would
 /// otherwise be passed back and forth between cores.
@@ -19,6 +19,8 @@ use super::{health::Health, queue::Turns};
 #[repr(align(128))]
 pub(crate) struct Endpoint {
     pub(crate) instance: u64,
+    /// Of its name: a node that restarts has the same.
+    pub(crate) node_hash: u64,
     pub(crate) addr: SocketAddr,
     pub(crate) state: EndpointState,
     pub(crate) weight: u16,
@@ -138,6 +140,7 @@ fn endpoint(listed: &feed::Endpoint, before: &Listing) -> Endpoint {
     let since_ms = (listed.since.max(0.0) * 1000.0) as u64;
     Endpoint {
         instance: listed.instance,
+        node_hash: hash(listed.node.as_str().as_bytes()),
         addr: listed.addr,
         state: listed.state,
         weight: listed.weight,

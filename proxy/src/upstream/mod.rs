@@ -11,6 +11,7 @@
 mod budget;
 pub(crate) mod directory;
 pub(crate) mod follow;
+pub(crate) mod hash;
 pub(crate) mod health;
 pub(crate) mod pick;
 pub(crate) mod pool;

@@ -5,7 +5,7 @@
 
 use std::{cell::LazyCell, sync::atomic::Ordering};
 
-use super::directory::Endpoint;
+use super::{directory::Endpoint, hash::score};
 
 /// How long a new endpoint's share grows from [`SLOW_START_SHARE`] to all of its weight. Its age is gossiped, so a proxy that
 /// starts later grants the same.
@@ -45,6 +45,8 @@ impl Dice {
 pub(crate) struct Terms<'a> {
     /// Instances that failed this request before.
     pub(crate) avoid: &'a [u64],
+    /// By which the choice is made instead of by load.
+    pub(crate) key: Option<u64>,
     /// Most leases of one endpoint at a time.
     pub(crate) in_flight_max: u32,
     /// Where more than this share of the ready endpoints is ejected, ejection does not count.
@@ -97,8 +99,23 @@ fn choose<'a>(
 ) -> Option<Result<usize, Unpicked>> {
     let load = |i: usize| endpoints(i).health.in_flight.load(Ordering::Relaxed);
     let has_room = |i: usize| tier(i) && load(i) < terms.in_flight_max;
-    let chosen = two_choices(endpoints, count, has_room, terms.now, dice).map(Ok);
-    chosen.or_else(|| (0..count).any(tier).then_some(Err(Unpicked::Full)))
+    let chosen = match terms.key {
+        None => two_choices(endpoints, count, has_room, terms.now, dice),
+        Some(key) => highest(endpoints, count, has_room, key),
+    };
+    chosen.map(Ok).or_else(|| (0..count).any(tier).then_some(Err(Unpicked::Full)))
+}
+
+/// The endpoint whose key it is. An endpoint's age does not count: keys that come late move twice.
+fn highest<'a>(
+    endpoints: &impl Fn(usize) -> &'a Endpoint,
+    count: usize,
+    eligible: impl Fn(usize) -> bool,
+    key: u64,
+) -> Option<usize> {
+    let score = |i: usize| score(key, endpoints(i).node_hash, endpoints(i).weight);
+    let scores = (0..count).filter(|&i| eligible(i)).map(|i| (score(i), i));
+    scores.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, i)| i)
 }
 
 fn two_choices<'a>(
@@ -150,14 +167,14 @@ mod tests {
 
     use feed::EndpointState;
 
-    use super::*;
+    use super::{super::hash::hash, *};
 
     fn pick_among(endpoints: &[Endpoint], terms: &Terms<'_>, dice: &mut Dice) -> Result<usize, Unpicked> {
         pick(|i| &endpoints[i], endpoints.len(), terms, dice)
     }
 
     fn terms(now: Now) -> Terms<'static> {
-        Terms { avoid: &[], in_flight_max: u32::MAX, panic_percent: 50, now }
+        Terms { avoid: &[], key: None, in_flight_max: u32::MAX, panic_percent: 50, now }
     }
 
     const LATER: Now = Now { ms: 1_000_000, unix_ms: 10_000_000 };
@@ -165,6 +182,7 @@ mod tests {
     fn endpoint(instance: u64, weight: u16) -> Endpoint {
         Endpoint {
             instance,
+            node_hash: hash(&instance.to_be_bytes()),
             addr: "127.0.0.1:1".parse().unwrap(),
             state: EndpointState::Ready,
             weight,
@@ -259,5 +277,26 @@ mod tests {
             Ok(2),
             "the ejected one is all that is left"
         );
+    }
+
+    #[test]
+    fn a_key_stays_while_its_endpoint_can_be_chosen_and_goes_to_the_same_other_while_it_cannot() {
+        let endpoints = [endpoint(1, 100), endpoint(2, 100), endpoint(3, 100)];
+        let mut dice = Dice::new(1);
+        for key in (0..1000_u64).map(|key| hash(&key.to_be_bytes())) {
+            let keyed = Terms { key: Some(key), ..terms(LATER) };
+            let mut choose = |terms: &Terms<'_>| pick_among(&endpoints, terms, &mut dice).unwrap();
+            let owner = choose(&keyed);
+            endpoints[owner].health.in_flight.store(100, Ordering::Relaxed);
+            assert_eq!(choose(&keyed), owner, "however busy");
+            let full = choose(&Terms { in_flight_max: 100, ..keyed });
+            endpoints[owner].health.in_flight.store(0, Ordering::Relaxed);
+            endpoints[owner].health.eject(LATER.ms);
+            let ejected = choose(&keyed);
+            endpoints[owner].health.apply_success();
+            let avoided = choose(&Terms { avoid: &[endpoints[owner].instance], ..keyed });
+            assert!(ejected != owner && ejected == avoided && ejected == full);
+            assert_eq!(choose(&keyed), owner, "it is back");
+        }
     }
 }

@@ -18,7 +18,7 @@ use super::{
     queue::{Queue, Ticket},
 };
 use crate::{
-    config::UpstreamRules,
+    config::{Balance, UpstreamRules},
     error::{AttemptFailure, Refusal},
 };
 
@@ -33,6 +33,7 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct Roster {
     rules: UpstreamRules,
+    pub(crate) balance: Balance,
     upstreams: RefCell<Vec<Rc<Upstream>>>,
     retries: Budget,
     /// Where upstreams have a limit.
@@ -52,6 +53,8 @@ pub(crate) struct Lease {
 pub(crate) struct Wanted<'a> {
     /// Instances that failed it before.
     pub(crate) avoid: &'a [u64],
+    /// By which the choice is made, where the role is balanced so.
+    pub(crate) key: Option<u64>,
     pub(crate) now: Now,
 }
 
@@ -68,7 +71,14 @@ impl Roster {
     /// The roster of a role at the worker of this position.
     pub(crate) fn new(rules: UpstreamRules, role: &Role, worker: usize) -> Self {
         let queue = rules.upstream_connections_max.map(|_| Queue::new(role.turns.clone(), worker));
-        Self { retries: Budget::new(rules.retry_percent), rules, upstreams: RefCell::default(), queue }
+        let balance = rules.balance.iter().find(|balance| balance.role == role.name);
+        Self {
+            balance: balance.map_or_else(Balance::default, |found| found.balance.clone()),
+            retries: Budget::new(rules.retry_percent),
+            rules,
+            upstreams: RefCell::default(),
+            queue,
+        }
     }
 
     /// The requests that wait, where upstreams have a limit.
@@ -145,6 +155,7 @@ impl Roster {
         let in_flight_max = self.rules.upstream_connections_max.map_or(u32::MAX, NonZeroU32::get);
         let mut terms = Terms {
             avoid: wanted.avoid,
+            key: wanted.key,
             in_flight_max,
             panic_percent: self.rules.eject_panic_percent,
             now: wanted.now,

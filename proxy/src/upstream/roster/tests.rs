@@ -16,6 +16,7 @@ use super::{
 fn listing(states: &[EndpointState], healths: &[Arc<Health>]) -> Listing {
     let endpoint = |(instance, (state, health)): (u64, (&EndpointState, &Arc<Health>))| Endpoint {
         instance,
+        node_hash: instance,
         addr: "127.0.0.1:1".parse().unwrap(),
         state: *state,
         weight: 100,
@@ -115,7 +116,7 @@ impl Request {
 
     fn poll(&mut self, dice: &mut Dice) -> Poll<Result<Lease, Refusal>> {
         let waker = Waker::from(self.woken.clone());
-        let wanted = Wanted { avoid: &[], now: Now { ms: 0, unix_ms: 0 } };
+        let wanted = Wanted { avoid: &[], key: None, now: Now { ms: 0, unix_ms: 0 } };
         self.roster.poll_lease(&Context::from_waker(&waker), wanted, &mut self.ticket, dice)
     }
 
