@@ -181,3 +181,38 @@ fn a_limit_holds_over_all_workers_and_everybody_gets_a_turn() {
     assert!(proxy.stats.iter().all(|stats| stats.requests.read() > 0), "{}", proxy.summary());
     proxy.stop();
 }
+
+#[test]
+fn connections_are_spread_over_workers() {
+    let upstream = Upstream::start(b'a');
+    let proxy = start(&[upstream.addr], "--workers=2");
+    // The kernel chooses by a hash of addresses and ports: that one of two gets none of 64 has a probability of 2^-63.
+    let mut clients: Vec<_> = (0..64).map(|_| connect(&proxy)).collect();
+    assert!(clients.iter_mut().all(|client| ask(client, REQUEST) == b'a'));
+    assert_eq!(sum(&proxy, |stats| &stats.requests), 64);
+    assert!(proxy.stats.iter().all(|stats| stats.requests.read() > 0), "{}", proxy.summary());
+    proxy.stop();
+}
+
+#[test]
+fn a_client_that_never_pauses_does_not_hold_up_another_of_the_same_worker() {
+    const HOT_REQUESTS: u64 = 5000;
+    const OTHER_REQUESTS: u64 = 100;
+    let upstream = Upstream::start(b'a');
+    let proxy = start(&[upstream.addr], "--workers=1");
+    let (mut hot, mut other) = (connect(&proxy), connect(&proxy));
+    let mut hot_reader = hot.try_clone().unwrap();
+    thread::scope(|scope| {
+        // It always has more requests under way than have been answered, until it is cut off.
+        scope.spawn(move || while hot.write_all(&REQUEST.repeat(100)).is_ok() {});
+        let draining = hot_reader.try_clone().unwrap();
+        scope.spawn(move || while hot_reader.read(&mut [0; 64 * 1024]).is_ok_and(|count| count > 0) {});
+        let mut asked = 0;
+        while asked < OTHER_REQUESTS || proxy.stats[0].requests.read() < HOT_REQUESTS + asked {
+            assert_eq!(ask(&mut other, REQUEST), b'a', "after {asked} requests");
+            asked += 1;
+        }
+        draining.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    proxy.stop();
+}

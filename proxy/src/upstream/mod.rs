@@ -14,9 +14,10 @@ pub(crate) mod follow;
 pub(crate) mod hash;
 pub(crate) mod health;
 pub(crate) mod pick;
-pub(crate) mod pool;
+mod pool;
 mod queue;
 pub(crate) mod roster;
 
+pub(crate) use pool::is_quiet;
 pub(crate) use queue::Ticket;
 pub(crate) use roster::{Lease, Roster, Wanted};
