@@ -6,6 +6,12 @@ use feed::Name;
 
 use crate::limits::CLIENTS_COUNT_MAX;
 
+mod balance;
+mod rules;
+
+pub use balance::{Balance, RoleBalance};
+pub use rules::{EJECT_PANIC_PERCENT, EJECT_PERCENT_MAX, RETRY_PERCENT, UpstreamRules};
+
 /// `concertina proxy`: HTTP/1 and TCP in front of roles.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -27,7 +33,7 @@ pub struct Args {
     /// Worker threads [default: the cores that this process may use]
     #[arg(long, env = "CONCERTINA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
-    /// Longest phases, any of header=5s,body=30s,idle=60s,connect=1s,response=60s,tunnel=1h,drain=2s
+    /// Longest phases, any of header=5s,body=30s,idle=60s,queue=1s,connect=1s,response=60s,tunnel=1h,drain=2s
     #[arg(long, value_name = "LIST", env = "CONCERTINA_TIMEOUTS", default_value = "")]
     pub timeouts: Timeouts,
     /// What it means when a client closes its sending side while its answer is pending: `abort` takes it for gone, `keep` answers
@@ -36,6 +42,9 @@ pub struct Args {
     /// Most client connections at a time, for each worker
     #[arg(long, env = "CONCERTINA_CLIENTS_MAX", default_value_t = CLIENTS_COUNT_MAX)]
     pub clients_max: usize,
+    /// How upstreams are chosen, spared, asked again and limited.
+    #[command(flatten)]
+    pub rules: UpstreamRules,
 }
 
 /// What a listener speaks.
@@ -117,6 +126,8 @@ pub struct Timeouts {
     /// Between two requests of a client. Idle upstream connections are kept for a quarter of it: an upstream must not be
     /// the one that closes first.
     pub idle: Duration,
+    /// In wait for an upstream, where all are at their limit.
+    pub queue: Duration,
     /// To connect to an upstream.
     pub connect: Duration,
     /// From the request to the response's head.
@@ -133,6 +144,7 @@ impl Default for Timeouts {
             header: Duration::from_secs(5),
             body: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            queue: Duration::from_secs(1),
             connect: Duration::from_secs(1),
             response: Duration::from_secs(60),
             tunnel: Duration::from_secs(3600),
@@ -153,13 +165,14 @@ impl FromStr for Timeouts {
                 "header" => &mut timeouts.header,
                 "body" => &mut timeouts.body,
                 "idle" => &mut timeouts.idle,
+                "queue" => &mut timeouts.queue,
                 "connect" => &mut timeouts.connect,
                 "response" => &mut timeouts.response,
                 "tunnel" => &mut timeouts.tunnel,
                 "drain" => &mut timeouts.drain,
                 _ => {
                     return Err(format!(
-                        "{phase:?} is not a phase: expected header, body, idle, connect, response, tunnel or drain"
+                        "{phase:?} is not a phase: expected header, body, idle, queue, connect, response, tunnel or drain"
                     ));
                 }
             };

@@ -15,6 +15,10 @@ pub enum Refusal {
     BodyTimeout,
     /// Nobody serves the role.
     NoUpstream,
+    /// All upstreams are at their limit, and as many requests as may wait do.
+    QueueFull,
+    /// All upstreams were at their limit for too long.
+    QueueTimeout,
     /// No upstream accepted a connection.
     ConnectFailed,
     /// No upstream accepted a connection in time.
@@ -27,7 +31,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// How many there are, the two kinds of [`Reject`] counted as one each: the length of a table of counters.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 11;
 
     /// Position in a table of counters.
     pub fn index(self) -> usize {
@@ -41,6 +45,8 @@ impl Refusal {
             Self::ConnectTimeout => 6,
             Self::UpstreamClosed => 7,
             Self::ResponseTimeout => 8,
+            Self::QueueFull => 9,
+            Self::QueueTimeout => 10,
         }
     }
 
@@ -60,7 +66,7 @@ impl Refusal {
                 (reject.status(), phrase)
             }
             Self::HeaderTimeout | Self::BodyTimeout => (408, "Request Timeout"),
-            Self::NoUpstream => (503, "Service Unavailable"),
+            Self::NoUpstream | Self::QueueFull | Self::QueueTimeout => (503, "Service Unavailable"),
             Self::Response(_) | Self::ConnectFailed | Self::UpstreamClosed => (502, "Bad Gateway"),
             Self::ConnectTimeout | Self::ResponseTimeout => (504, "Gateway Timeout"),
         }
@@ -75,6 +81,8 @@ impl Refusal {
             Self::HeaderTimeout => "the request's head did not come in time\n".to_owned(),
             Self::BodyTimeout => "the request's body did not come in time\n".to_owned(),
             Self::NoUpstream => format!("no {role} is ready\n"),
+            Self::QueueFull => format!("every {role} is at its limit, and no more requests may wait\n"),
+            Self::QueueTimeout => format!("every {role} was at its limit for too long\n"),
             Self::ConnectFailed => format!("no {role} accepts connections\n"),
             Self::ConnectTimeout => format!("no {role} accepted a connection in time\n"),
             Self::UpstreamClosed => format!("{role} closed the connection without an answer\n"),
@@ -128,6 +136,8 @@ mod tests {
             Refusal::HeaderTimeout,
             Refusal::BodyTimeout,
             Refusal::NoUpstream,
+            Refusal::QueueFull,
+            Refusal::QueueTimeout,
             Refusal::ConnectFailed,
             Refusal::ConnectTimeout,
             Refusal::UpstreamClosed,

@@ -70,8 +70,9 @@ impl Proxy {
     /// Binds the listeners and starts the workers.
     ///
     /// # Errors
-    /// An address that cannot be listened on.
+    /// An address that cannot be listened on, or a `--balance` that fits no listener.
     pub fn start(args: Args) -> anyhow::Result<Self> {
+        args.check_balance()?;
         let workers = usize::from(args.workers.unwrap_or_else(available_cores));
         let mut roles: Vec<Name> = args.listen.iter().map(|listen| listen.role.clone()).collect();
         roles.sort();
@@ -147,6 +148,7 @@ impl Proxy {
             timeouts: self.args.timeouts,
             half_closed: self.args.half_closed,
             clients_max: self.args.clients_max,
+            rules: self.args.rules.clone(),
         };
         let (directory, stats) = (self.directory.clone(), self.stats[id].clone());
         let mut stopping = self.stopping.subscribe();
@@ -165,7 +167,7 @@ impl Proxy {
                 let seed = std::collections::hash_map::RandomState::new();
                 let seed = std::hash::BuildHasher::hash_one(&seed, id);
                 let drain = settings.timeouts.drain;
-                let worker = Worker::new(settings, &directory, stats, seed);
+                let worker = Worker::new(settings, id, &directory, stats, seed);
                 worker.start_tasks(id, &directory);
                 let accepting = start_accepting(id, &worker, &directory, sockets);
                 let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -216,10 +218,14 @@ fn publish_fixed(directory: &Directory, tables: &[FixedTable]) {
     }
 }
 
-/// An endpoint of a fixed table; its position stands for the instance, since it never changes.
+/// An endpoint of a fixed table; its position stands for the instance, since it never changes. Its address is its name, so that it
+/// has the same keys wherever in the table it stands.
 fn fixed_endpoint(position: usize, addr: SocketAddr) -> Endpoint {
     Endpoint {
-        node: format!("fixed{position}").parse().expect("a short name within the grammar"),
+        node: format!("fixed-{}-{}", addr.ip(), addr.port())
+            .replace(['.', ':'], "-")
+            .parse()
+            .expect("a short name within the grammar"),
         instance: position as u64 + 1,
         addr,
         state: EndpointState::Ready,
@@ -233,3 +239,6 @@ fn fixed_endpoint(position: usize, addr: SocketAddr) -> Endpoint {
 fn available_cores() -> u16 {
     std::thread::available_parallelism().ok().and_then(|cores| u16::try_from(cores.get()).ok()).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests;

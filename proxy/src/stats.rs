@@ -28,6 +28,7 @@ pub(crate) struct Stats {
     pub(crate) requests: Counter,
     pub(crate) connects: Counter,
     pub(crate) retries: Counter,
+    pub(crate) retries_denied: Counter,
     pub(crate) truncated: Counter,
     pub(crate) clients_gone: Counter,
     refusals: [Counter; Refusal::COUNT],
@@ -44,12 +45,13 @@ impl Stats {
             |counter: fn(&Self) -> &Counter| -> u64 { workers.clone().map(|w| counter(w).read()).sum() };
         let refusals: u64 = workers.clone().flat_map(|w| &w.refusals).map(Counter::read).sum();
         format!(
-            "clients={} clients_refused={} requests={} connects={} retries={} refusals={refusals} truncated={} clients_gone={}",
+            "clients={} clients_refused={} requests={} connects={} retries={} retries_denied={} refusals={refusals} truncated={} clients_gone={}",
             sum(|w| &w.clients),
             sum(|w| &w.clients_refused),
             sum(|w| &w.requests),
             sum(|w| &w.connects),
             sum(|w| &w.retries),
+            sum(|w| &w.retries_denied),
             sum(|w| &w.truncated),
             sum(|w| &w.clients_gone),
         )

@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,15 +13,17 @@ use tokio::{sync::watch, task::spawn_local, time::Instant};
 
 use crate::{
     buffer::Shelf,
-    config::{HalfClosed, Timeouts},
+    config::{Balance, HalfClosed, Timeouts, UpstreamRules},
     deadline::{Deadlines, TICK},
+    error::{AttemptFailure, Refusal},
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
     pipe::Pipes,
     session::exchange::Exchange,
     stats::Stats,
     upstream::{
-        Lease, Roster,
+        Lease, Roster, Ticket, Wanted,
         directory::{Directory, Role},
+        hash,
         pick::{Dice, Now},
     },
 };
@@ -36,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) half_closed: HalfClosed,
     pub(crate) clients_max: usize,
+    pub(crate) rules: UpstreamRules,
 }
 
 /// What the sessions of one thread share.
@@ -59,16 +62,24 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(settings: Settings, directory: &Directory, stats: Arc<Stats>, seed: u64) -> Rc<Self> {
+    /// The worker of this position; `seed` is for its choices.
+    pub(crate) fn new(
+        settings: Settings,
+        id: usize,
+        directory: &Directory,
+        stats: Arc<Stats>,
+        seed: u64,
+    ) -> Rc<Self> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let roster = |role: &Arc<Role>| Roster::new(settings.rules.clone(), role, id);
         Rc::new(Self {
+            rosters: directory.roles().iter().map(roster).collect(),
             settings,
             stats,
             deadlines: Rc::default(),
             requests: Shelf::new(HEAD_BYTES_MAX, SHELF_COUNT_MAX),
             responses: Shelf::new(RESPONSE_BUFFER_BYTES, SHELF_COUNT_MAX),
             pipes: Pipes::default(),
-            rosters: directory.roles().iter().map(|_| Roster::default()).collect(),
             clients: Cell::new(0),
             draining: Cell::new(false),
             exchanges: RefCell::default(),
@@ -84,14 +95,47 @@ impl Worker {
         spawn_local(self.clone().sweep_pools());
         for (position, role) in directory.roles().iter().enumerate() {
             spawn_local(self.clone().follow_role(id, position, role.clone()));
+            if let Some(queue) = self.rosters[position].queue().cloned() {
+                spawn_local(async move { queue.take_turns().await });
+            }
         }
     }
 
-    /// Chooses an upstream of a role and counts a use of it.
-    pub(crate) fn lease(&self, role: usize, avoid: &[u64]) -> Option<Lease> {
+    /// The key of a client where its role is balanced by clients.
+    pub(crate) fn client_key(&self, role: usize, client: Option<socket2::SockRef<'_>>) -> Option<u64> {
+        let is_wanted = self.rosters[role].balance == Balance::HashClient;
+        is_wanted.then(|| client?.peer_addr().ok()?.as_socket().map(|addr| hash::client_key(addr.ip())))?
+    }
+
+    /// Chooses an upstream of a role and counts a use of it; waits where all are at their limit.
+    pub(crate) fn poll_lease(
+        &self,
+        context: &Context<'_>,
+        role: usize,
+        (avoid, key): (&[u64], Option<u64>),
+        ticket: &mut Option<Ticket>,
+    ) -> Poll<Result<Lease, Refusal>> {
         let ms = self.deadlines.now_ms();
-        let now = Now { ms, unix_ms: self.started_unix_ms + ms };
-        self.rosters[role].lease(avoid, now, &mut self.dice.borrow_mut())
+        let wanted = Wanted { avoid, key, now: Now { ms, unix_ms: self.started_unix_ms + ms } };
+        self.rosters[role].poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut())
+    }
+
+    /// An attempt at an upstream of a role failed.
+    pub(crate) fn note_failure(&self, role: usize, lease: &Lease, failure: AttemptFailure) {
+        self.rosters[role].apply_failure(&lease.upstream.endpoint, failure, self.deadlines.now_ms());
+    }
+
+    /// Whether the role's budget has another retry; counts it as done, or as denied.
+    pub(crate) fn take_retry(&self, role: usize) -> bool {
+        let is_granted = self.rosters[role].take_retry(self.deadlines.now_ms());
+        let counter = if is_granted { &self.stats.retries } else { &self.stats.retries_denied };
+        counter.add(1);
+        is_granted
+    }
+
+    /// An upstream of a role answered.
+    pub(crate) fn note_status(&self, role: usize, lease: &Lease, status: u16) {
+        self.rosters[role].apply_status(&lease.upstream.endpoint, status, self.deadlines.now_ms());
     }
 
     /// The context of the sweeper, under which idle connections wait.
@@ -128,6 +172,7 @@ impl Worker {
         loop {
             ticks.tick().await;
             self.deadlines.tick(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+            self.rosters.iter().filter_map(Roster::queue).for_each(|queue| queue.wake_first());
         }
     }
 
@@ -144,7 +189,7 @@ impl Worker {
             for roster in &self.rosters {
                 roster.for_each_pool(|pool| pool.sweep(oldest_ms, context));
             }
-            std::task::Poll::Pending
+            Poll::Pending
         })
         .await;
     }

@@ -31,7 +31,7 @@ use crate::{
     limits::{ATTEMPTS_COUNT_MAX, LINGER_BYTES_MAX},
     pipe::Pipe,
     socket::Socket,
-    upstream::Lease,
+    upstream::{Lease, Ticket},
     worker::Worker,
 };
 
@@ -48,6 +48,8 @@ pub(crate) struct Session {
     /// Position of the role in the directory.
     pub(crate) role: usize,
     pub(crate) role_name: Rc<str>,
+    /// Where the role is balanced by clients.
+    pub(crate) client_key: Option<u64>,
 }
 
 /// What becomes of the client's connection after an exchange.
@@ -140,6 +142,8 @@ pub(crate) struct Exchange {
     pub(super) response: ResponseSide,
     pub(super) upstream: Option<Socket>,
     pub(super) lease: Option<Lease>,
+    /// Its place among those that wait for an upstream.
+    ticket: Option<Ticket>,
     /// The connections of the pool are not to be trusted for this one.
     needs_fresh: bool,
     /// An upstream had it before, perhaps.
@@ -158,7 +162,7 @@ impl Exchange {
             } else {
                 match self.stage {
                     Stage::Head => ready!(self.poll_head(context, session)),
-                    Stage::Pick => self.pick(context, session),
+                    Stage::Pick => ready!(self.poll_pick(context, session)),
                     Stage::Connect => ready!(self.poll_connect(context, session)),
                     Stage::Relay => ready!(self.poll_relay(context, session)),
                     Stage::Refuse => ready!(self.poll_refuse(context, session)),
@@ -167,7 +171,7 @@ impl Exchange {
             };
             let timeouts = &session.worker.settings.timeouts;
             let (stage, timeout) = match step {
-                Step::Pick => (Stage::Pick, timeouts.connect),
+                Step::Pick => (Stage::Pick, timeouts.queue),
                 Step::Connect => (Stage::Connect, timeouts.connect),
                 Step::Relay => (Stage::Relay, timeouts.response),
                 Step::Refuse => (Stage::Refuse, LINGER_TIMEOUT),
@@ -226,6 +230,7 @@ impl Exchange {
     fn drop_upstream(&mut self, worker: &Worker) {
         self.upstream = None;
         self.lease = None;
+        self.ticket = None;
         if let Some(buffer) = self.response.buffer.take() {
             worker.responses.put(buffer);
         }
@@ -254,12 +259,18 @@ impl Exchange {
         !request.body.is_done() && is_flushed && !request.is_cut
     }
 
-    /// Chooses an upstream and a connection to it.
-    fn pick(&mut self, context: &mut Context<'_>, session: &Session) -> Step {
+    /// Chooses an upstream and a connection to it, or waits for one.
+    fn poll_pick(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
+        let wanted = (&self.failed[..usize::from(self.attempts)], self.request.key(session));
+        match session.worker.poll_lease(context, session.role, wanted, &mut self.ticket) {
+            Poll::Ready(Ok(lease)) => Poll::Ready(self.use_lease(lease, context, session)),
+            Poll::Ready(Err(refusal)) => Poll::Ready(self.refuse(refusal, session)),
+            Poll::Pending => self.poll_client_gone(context, session),
+        }
+    }
+
+    fn use_lease(&mut self, lease: Lease, context: &mut Context<'_>, session: &Session) -> Step {
         let worker = &session.worker;
-        let Some(lease) = worker.lease(session.role, &self.failed[..usize::from(self.attempts)]) else {
-            return self.refuse(Refusal::NoUpstream, session);
-        };
         if !self.needs_fresh
             && let Some(stream) = lease.upstream.pool.take(context)
         {
@@ -294,11 +305,8 @@ impl Exchange {
         let worker = &session.worker;
         let nothing_sent = failure != AttemptFailure::Closed;
         if let Some(lease) = &self.lease {
-            let endpoint = &lease.upstream.endpoint;
-            if nothing_sent {
-                endpoint.health.apply_failure(worker.deadlines.now_ms());
-            }
-            self.failed[usize::from(self.attempts)] = endpoint.instance;
+            worker.note_failure(session.role, lease, failure);
+            self.failed[usize::from(self.attempts)] = lease.upstream.endpoint.instance;
         }
         self.attempts += 1;
         self.drop_upstream(worker);
@@ -306,10 +314,9 @@ impl Exchange {
         // what is, not thrice.
         let is_whole = self.request.body.is_done() && !self.request.is_streamed;
         let is_safe = nothing_sent || (is_whole && self.method().is_repeatable() && !self.is_repeated);
-        if !is_safe || self.attempts == ATTEMPTS_COUNT_MAX {
+        if !is_safe || self.attempts == ATTEMPTS_COUNT_MAX || !worker.take_retry(session.role) {
             return self.refuse(failure.refusal(), session);
         }
-        worker.stats.retries.add(1);
         self.request.pieces.rewind();
         self.request.is_cut = false;
         self.is_repeated |= !nothing_sent;
@@ -447,7 +454,8 @@ impl Exchange {
         session.deadline.set(LINGER_TIMEOUT);
         match self.stage {
             Stage::Head => self.refuse(Refusal::HeaderTimeout, session),
-            Stage::Pick | Stage::Connect => self.handle_failure(AttemptFailure::ConnectTimeout, session),
+            Stage::Pick => self.refuse(Refusal::QueueTimeout, session),
+            Stage::Connect => self.handle_failure(AttemptFailure::ConnectTimeout, session),
             Stage::Relay if self.is_answering() => self.handle_broken(&Broken::Upstream, session),
             Stage::Relay if self.awaits_client() => self.refuse(Refusal::BodyTimeout, session),
             Stage::Relay => self.refuse(Refusal::ResponseTimeout, session),

@@ -8,13 +8,14 @@ use std::{
 };
 
 use super::exchange::{Exchange, Outcome, Session};
-use crate::{socket::Socket, worker::Worker};
+use crate::{socket::Socket, upstream::is_quiet, worker::Worker};
 
 /// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
 pub(crate) async fn serve(worker: Rc<Worker>, client: Socket, role: usize, role_name: Rc<str>) {
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
     let since_ms = worker.deadlines.now_ms();
-    let mut session = Session { client, since_ms, deadline, worker, role, role_name };
+    let client_key = worker.client_key(role, client.options());
+    let mut session = Session { client, since_ms, deadline, worker, role, role_name, client_key };
     // The first request comes with the connection, most times: it is looked for before anything is waited for.
     let mut is_new = true;
     loop {
@@ -67,6 +68,61 @@ impl Session {
             return Poll::Ready(true);
         }
         let is_over = self.worker.is_draining() || self.deadline.is_over();
-        if is_over { Poll::Ready(false) } else { Poll::Pending }
+        // A task that has used up its budget sees no bytes where there are some; it is polled again soon.
+        if is_over && is_quiet(&mut self.client, context) { Poll::Ready(false) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, pin::pin, sync::Arc, task::Waker};
+
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+        task::coop::consume_budget,
+    };
+
+    use super::*;
+    use crate::{
+        config::{HalfClosed, Timeouts, UpstreamRules},
+        upstream::directory::Directory,
+        worker::Settings,
+    };
+
+    #[tokio::test]
+    async fn a_request_that_has_come_keeps_its_connection_even_when_the_task_has_used_up_its_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = listener.accept().await.unwrap().0;
+        let settings = Settings {
+            timeouts: Timeouts::default(),
+            half_closed: HalfClosed::Abort,
+            clients_max: 1,
+            rules: UpstreamRules::default(),
+        };
+        let directory = Directory::new(&["app".parse().unwrap()], 1);
+        let worker = Worker::new(settings, 0, &directory, Arc::default(), 1);
+        let deadline = worker.deadlines.register(Waker::noop());
+        let mut session = Session {
+            client: client.into(),
+            since_ms: 0,
+            deadline,
+            worker,
+            role: 0,
+            role_name: "app".into(),
+            client_key: None,
+        };
+        far.write_all(b"G").await.unwrap();
+        poll_fn(|context| session.client.poll_recv_ready(context)).await.unwrap();
+        session.worker.drain();
+        poll_fn(|context| {
+            while pin!(consume_budget()).poll(context).is_ready() {}
+            assert!(session.poll_idle(context).is_pending(), "neither seen nor given up");
+            Poll::Ready(())
+        })
+        .await;
+        tokio::task::yield_now().await;
+        assert!(poll_fn(|context| session.poll_idle(context)).await);
     }
 }

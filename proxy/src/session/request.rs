@@ -3,17 +3,32 @@
 use std::task::{Context, Poll, ready};
 
 use super::{
-    exchange::{Broken, Exchange, Outcome, Session, Step},
+    exchange::{Broken, Exchange, Outcome, RequestSide, Session, Step},
     transfer::{Side, poll_fill, poll_flush, poll_splice, take_pipe},
 };
 use crate::{
+    config::Balance,
     error::Refusal,
     http1::{
         Body, BodyKind, Framing, Parse, Reject,
         head::{is_complete, parse_request},
     },
     limits::HEAD_BYTES_MAX,
+    upstream::hash,
 };
+
+impl RequestSide {
+    /// By which its upstream is chosen, where the role is balanced so.
+    pub(super) fn key(&self, session: &Session) -> Option<u64> {
+        match &session.worker.rosters[session.role].balance {
+            Balance::P2c => None,
+            Balance::HashClient => session.client_key,
+            Balance::HashHeader(name) => {
+                hash::field_key(self.buffer.as_ref()?.filled().get(..self.head?.bytes)?, name)
+            }
+        }
+    }
+}
 
 impl Exchange {
     /// Reads and parses the request's head.

@@ -148,7 +148,7 @@ impl Exchange {
         response.head = Some(head);
         session.deadline.set(self.response_timeout(session));
         if let Some(lease) = &self.lease {
-            lease.upstream.endpoint.health.apply_success();
+            session.worker.note_status(session.role, lease, head.status);
         }
         Ok(())
     }

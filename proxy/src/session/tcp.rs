@@ -15,7 +15,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{deadline::Deadline, limits::ATTEMPTS_COUNT_MAX, upstream::Lease, worker::Worker};
+use crate::{
+    deadline::Deadline,
+    error::{AttemptFailure, Refusal},
+    limits::ATTEMPTS_COUNT_MAX,
+    upstream::Lease,
+    worker::Worker,
+};
 
 /// Bytes moved at a time, each way.
 const RELAY_BUFFER_BYTES: usize = 16 * 1024;
@@ -24,9 +30,14 @@ const RELAY_BUFFER_BYTES: usize = 16 * 1024;
 pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
     worker.stats.requests.add(1);
     // Nothing can be told to a client in an unknown protocol: closing is the answer.
-    let Some((_lease, upstream)) = connect(&worker, role).await else {
-        tracing::debug!(role = %role_name, "no upstream for a TCP client");
-        return;
+    let key = worker.client_key(role, Some(socket2::SockRef::from(&client)));
+    let (_lease, upstream) = match connect(&worker, role, key).await {
+        Ok(connected) => connected,
+        Err(refusal) => {
+            worker.stats.note_refusal(refusal);
+            tracing::debug!(role = %role_name, ?refusal, "no upstream for a TCP client");
+            return;
+        }
     };
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
     let mut ends = Ends { client, upstream, are_whole: false };
@@ -119,22 +130,30 @@ impl AsyncWrite for Timed<'_> {
 }
 
 /// Connects to an upstream, trying others while they refuse.
-async fn connect(worker: &Worker, role: usize) -> Option<(Lease, TcpStream)> {
+async fn connect(worker: &Worker, role: usize, key: Option<u64>) -> Result<(Lease, TcpStream), Refusal> {
+    let (timeouts, mut ticket) = (worker.settings.timeouts, None);
     let mut failed = Vec::new();
-    while failed.len() < usize::from(ATTEMPTS_COUNT_MAX) {
-        let lease = worker.lease(role, &failed)?;
+    loop {
+        let leasing = poll_fn(|context| worker.poll_lease(context, role, (&failed, key), &mut ticket));
+        let leased = timeout_at(Instant::now() + timeouts.queue, leasing).await;
+        let lease = leased.map_err(|_| Refusal::QueueTimeout)??;
         worker.stats.connects.add(1);
         let endpoint = &lease.upstream.endpoint;
-        let deadline = Instant::now() + worker.settings.timeouts.connect;
-        if let Ok(Ok(stream)) = timeout_at(deadline, TcpStream::connect(endpoint.addr)).await {
-            endpoint.health.apply_success();
-            // Latency before throughput: whoever relays cannot know which bytes somebody waits for.
-            let _ = stream.set_nodelay(true);
-            return Some((lease, stream));
-        }
-        endpoint.health.apply_failure(worker.deadlines.now_ms());
+        let deadline = Instant::now() + timeouts.connect;
+        let failure = match timeout_at(deadline, TcpStream::connect(endpoint.addr)).await {
+            Ok(Ok(stream)) => {
+                endpoint.health.apply_success();
+                // Latency before throughput: whoever relays cannot know which bytes somebody waits for.
+                let _ = stream.set_nodelay(true);
+                return Ok((lease, stream));
+            }
+            Ok(Err(_)) => AttemptFailure::Connect,
+            Err(_) => AttemptFailure::ConnectTimeout,
+        };
+        worker.note_failure(role, &lease, failure);
         failed.push(endpoint.instance);
-        worker.stats.retries.add(1);
+        if failed.len() == usize::from(ATTEMPTS_COUNT_MAX) || !worker.take_retry(role) {
+            return Err(failure.refusal());
+        }
     }
-    None
 }

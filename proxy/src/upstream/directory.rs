@@ -4,12 +4,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use feed::{EndpointState, Name, RoleTable};
 use tokio::sync::{Notify, watch};
+
+use super::{hash::hash, health::Health, queue::Turns};
 
 /// An endpoint and what is known of it across workers. Aligned to two cache lines, because the counters of neighbours would
 /// otherwise be passed back and forth between cores.
@@ -17,6 +19,8 @@ use tokio::sync::{Notify, watch};
 #[repr(align(128))]
 pub(crate) struct Endpoint {
     pub(crate) instance: u64,
+    /// Of its name: a node that restarts has the same.
+    pub(crate) node_hash: u64,
     pub(crate) addr: SocketAddr,
     pub(crate) state: EndpointState,
     pub(crate) weight: u16,
@@ -25,41 +29,10 @@ pub(crate) struct Endpoint {
     pub(crate) health: Arc<Health>,
 }
 
-/// The counters of an instance; they outlive a change of its state or weight.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Health {
-    pub(crate) in_flight: AtomicU32,
-    /// Connect failures in a row.
-    failures: AtomicU32,
-    /// Until when it is a last resort, on the workers' clock.
-    ejected_until_ms: AtomicU64,
-}
-
-/// First ejection; doubles with each further failure up to [`EJECTION_MAX_MS`]. A refused connection is tried again soon: the
-/// usual cause is a process that is just starting or restarting.
-const EJECTION_MIN_MS: u64 = 500;
-const EJECTION_MAX_MS: u64 = 10_000;
-
-impl Health {
-    pub(crate) fn is_ejected(&self, now_ms: u64) -> bool {
-        self.ejected_until_ms.load(Ordering::Relaxed) > now_ms
-    }
-
-    /// A connection was refused or timed out.
-    pub(crate) fn apply_failure(&self, now_ms: u64) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(8);
-        let pause = (EJECTION_MIN_MS << failures).min(EJECTION_MAX_MS);
-        self.ejected_until_ms.store(now_ms + pause, Ordering::Relaxed);
-    }
-
-    /// A response came.
-    pub(crate) fn apply_success(&self) {
-        // A load first: a store by every request would make the line travel between cores.
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-            self.ejected_until_ms.store(0, Ordering::Relaxed);
-        }
+impl Endpoint {
+    /// It may be given work at all.
+    pub(crate) fn is_eligible(&self) -> bool {
+        self.state == EndpointState::Ready && self.weight > 0
     }
 }
 
@@ -78,6 +51,7 @@ pub(crate) struct Role {
     listing: watch::Sender<Arc<Listing>>,
     applied: Vec<AtomicU64>,
     some_applied: Notify,
+    pub(super) turns: Arc<Turns>,
 }
 
 /// The roles that the listeners name.
@@ -93,6 +67,7 @@ impl Directory {
             listing: watch::Sender::new(Arc::default()),
             applied: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             some_applied: Notify::new(),
+            turns: Turns::new(workers),
         };
         Self { roles: names.iter().map(role).map(Arc::new).collect() }
     }
@@ -165,33 +140,11 @@ fn endpoint(listed: &feed::Endpoint, before: &Listing) -> Endpoint {
     let since_ms = (listed.since.max(0.0) * 1000.0) as u64;
     Endpoint {
         instance: listed.instance,
+        node_hash: hash(listed.node.as_str().as_bytes()),
         addr: listed.addr,
         state: listed.state,
         weight: listed.weight,
         since_ms,
         health: known.map_or_else(Arc::default, |e| e.health.clone()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ejection_grows_with_failures_and_ends_with_a_success() {
-        let health = Health::default();
-        assert!(!health.is_ejected(0));
-        health.apply_failure(1000);
-        assert!(health.is_ejected(1000 + EJECTION_MIN_MS - 1));
-        assert!(!health.is_ejected(1000 + EJECTION_MIN_MS));
-        health.apply_failure(2000);
-        assert!(health.is_ejected(2000 + EJECTION_MIN_MS));
-        for _ in 0..40 {
-            health.apply_failure(3000);
-        }
-        assert!(!health.is_ejected(3000 + EJECTION_MAX_MS));
-        health.apply_failure(4000);
-        health.apply_success();
-        assert!(!health.is_ejected(4000));
     }
 }

@@ -8,10 +8,16 @@
 //! worker's view of it with that worker's idle connections. Both live as long as the instance is listed, so that a
 //! new table costs unchanged upstreams nothing.
 
+mod budget;
 pub(crate) mod directory;
 pub(crate) mod follow;
+pub(crate) mod hash;
+pub(crate) mod health;
 pub(crate) mod pick;
-pub(crate) mod pool;
+mod pool;
+mod queue;
 pub(crate) mod roster;
 
-pub(crate) use roster::{Lease, Roster};
+pub(crate) use pool::is_quiet;
+pub(crate) use queue::Ticket;
+pub(crate) use roster::{Lease, Roster, Wanted};

@@ -69,7 +69,7 @@ impl Pool {
 }
 
 /// Neither bytes nor an end have come. No system call: readiness is what the event loop has seen.
-fn is_quiet(stream: &mut Socket, context: &mut Context<'_>) -> bool {
+pub(crate) fn is_quiet(stream: &mut Socket, context: &mut Context<'_>) -> bool {
     // Outside the task's budget: one that is used up makes every socket look quiet, those of the dead and the poisoned too.
     pin!(unconstrained(poll_fn(|context| stream.poll_recv_ready(context)))).poll(context).is_pending()
 }

@@ -50,6 +50,7 @@ pub(crate) fn play(script: &Script, split: Split, patience: Duration) -> Result<
         timeouts: script.timeouts,
         half_closed: script.half_closed,
         clients_max: 100,
+        rules: script.rules.clone(),
     });
     let proxy = proxy.map_err(|error| format!("{error:#}"))?;
     let mut stage = Stage {

@@ -1,0 +1,218 @@
+//! Claims about a whole proxy that need a look at its counters, or more than one worker.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use clap::Parser;
+
+use super::*;
+use crate::stats::Counter;
+
+/// How long anything may take before it has failed, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// A proxy for the role `app` of these upstreams.
+fn start(upstreams: &[SocketAddr], flags: &str) -> Proxy {
+    let addrs: Vec<_> = upstreams.iter().map(SocketAddr::to_string).collect();
+    let upstream = format!("--upstream=app={}", addrs.join(","));
+    let fixed = ["--listen=http://127.0.0.1:0=app", "--timeouts=drain=10ms,queue=20s", &upstream];
+    let cli = Cli::try_parse_from(fixed.into_iter().chain(flags.split_whitespace()));
+    Proxy::start(cli.unwrap_or_else(|error| panic!("{flags}: {error}")).args).unwrap()
+}
+
+fn connect(proxy: &Proxy) -> TcpStream {
+    let stream = TcpStream::connect(proxy.addrs()[0]).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Reads a head to its end; false if there is none.
+fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> bool {
+    head.clear();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read_exact(&mut byte).is_err() {
+            return false;
+        }
+        head.push(byte[0]);
+    }
+    true
+}
+
+/// Reads the head of a response and returns its status.
+fn read_status(stream: &mut TcpStream) -> u16 {
+    let mut head = Vec::new();
+    assert!(read_head(stream, &mut head), "no answer");
+    String::from_utf8_lossy(&head[9..12]).parse().unwrap()
+}
+
+/// An upstream whose responses have its name, one byte, as their body.
+struct Upstream {
+    addr: SocketAddr,
+    /// Most requests at a time, ever.
+    most: Arc<AtomicU32>,
+}
+
+impl Upstream {
+    /// Serves until the process ends.
+    fn start(name: u8) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (addr, most) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+        let (now, most_seen) = (Arc::new(AtomicU32::new(0)), most.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (now, most) = (now.clone(), most_seen.clone());
+                thread::spawn(move || serve(stream, name, &now, &most));
+            }
+        });
+        Self { addr, most }
+    }
+}
+
+fn serve(mut stream: TcpStream, name: u8, now: &AtomicU32, most: &AtomicU32) {
+    let mut response = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n".to_vec();
+    response.push(name);
+    let mut head = Vec::new();
+    while read_head(&mut stream, &mut head) {
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        thread::yield_now();
+        now.fetch_sub(1, Ordering::SeqCst);
+        if stream.write_all(&response).is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends a request and returns the name of the upstream that answered.
+fn ask(client: &mut TcpStream, request: &[u8]) -> u8 {
+    client.write_all(request).unwrap();
+    assert_eq!(read_status(client), 200);
+    let mut name = [0];
+    client.read_exact(&mut name).unwrap();
+    name[0]
+}
+
+fn sum(proxy: &Proxy, counter: fn(&Stats) -> &Counter) -> u64 {
+    proxy.stats.iter().map(|stats| counter(stats).read()).sum()
+}
+
+#[test]
+fn a_spent_budget_denies_retries_and_the_failure_is_the_answer() {
+    const REQUESTS: u64 = 60;
+    // Bound, not listening: connections are refused.
+    let bound: Vec<_> = (0..3)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            socket
+        })
+        .collect();
+    let addrs: Vec<_> = bound.iter().map(|s| s.local_addr().unwrap().as_socket().unwrap()).collect();
+    let proxy = start(&addrs, "--workers=1");
+    for _ in 0..REQUESTS {
+        let mut client = connect(&proxy);
+        client.write_all(REQUEST).unwrap();
+        assert_eq!(read_status(&mut client), 502);
+    }
+    let (retries, denied) = (sum(&proxy, |s| &s.retries), sum(&proxy, |s| &s.retries_denied));
+    assert!(denied > 0, "two retries each are more than the reserve");
+    assert!(retries + denied <= 2 * REQUESTS && retries >= 100, "{retries} retries, {denied} denied");
+    proxy.stop();
+}
+
+#[test]
+fn the_same_field_goes_to_the_same_upstream_whoever_sends_it() {
+    let upstreams: Vec<_> = (b'a'..b'e').map(Upstream::start).collect();
+    let addrs: Vec<_> = upstreams.iter().map(|upstream| upstream.addr).collect();
+    let reversed: Vec<_> = addrs.iter().rev().copied().collect();
+    let flags = "--workers=2 --balance=app=hash:header:X-User";
+    let (proxy, other) = (start(&addrs, flags), start(&reversed, flags));
+    let mut names: Vec<_> = (0..64)
+        .map(|user| {
+            let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
+            let name = ask(&mut connect(&proxy), request.as_bytes());
+            assert_eq!(ask(&mut connect(&other), request.as_bytes()), name, "user {user} at the other proxy");
+            name
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names, b"abcd", "all have some");
+    proxy.stop();
+    other.stop();
+}
+
+#[test]
+fn the_same_client_goes_to_the_same_upstream() {
+    let upstreams: Vec<_> = (b'a'..b'e').map(Upstream::start).collect();
+    let addrs: Vec<_> = upstreams.iter().map(|upstream| upstream.addr).collect();
+    let proxy = start(&addrs, "--workers=2 --balance=app=hash:client");
+    let first = ask(&mut connect(&proxy), REQUEST);
+    assert!((0..32).all(|_| ask(&mut connect(&proxy), REQUEST) == first));
+    proxy.stop();
+}
+
+#[test]
+fn a_limit_holds_over_all_workers_and_everybody_gets_a_turn() {
+    const CLIENTS: usize = 24;
+    let upstream = Upstream::start(b'a');
+    let proxy = start(&[upstream.addr], "--workers=2 --upstream-connections-max=1");
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(&proxy)).collect();
+    thread::scope(|scope| {
+        for mut client in clients {
+            scope.spawn(move || (0..20).for_each(|_| assert_eq!(ask(&mut client, REQUEST), b'a')));
+        }
+    });
+    assert_eq!(upstream.most.load(Ordering::SeqCst), 1);
+    assert!(proxy.stats.iter().all(|stats| stats.requests.read() > 0), "{}", proxy.summary());
+    proxy.stop();
+}
+
+#[test]
+fn connections_are_spread_over_workers() {
+    let upstream = Upstream::start(b'a');
+    let proxy = start(&[upstream.addr], "--workers=2");
+    // The kernel chooses by a hash of addresses and ports: that one of two gets none of 64 has a probability of 2^-63.
+    let mut clients: Vec<_> = (0..64).map(|_| connect(&proxy)).collect();
+    assert!(clients.iter_mut().all(|client| ask(client, REQUEST) == b'a'));
+    assert_eq!(sum(&proxy, |stats| &stats.requests), 64);
+    assert!(proxy.stats.iter().all(|stats| stats.requests.read() > 0), "{}", proxy.summary());
+    proxy.stop();
+}
+
+#[test]
+fn a_client_that_never_pauses_does_not_hold_up_another_of_the_same_worker() {
+    const HOT_REQUESTS: u64 = 5000;
+    const OTHER_REQUESTS: u64 = 100;
+    let upstream = Upstream::start(b'a');
+    let proxy = start(&[upstream.addr], "--workers=1");
+    let (mut hot, mut other) = (connect(&proxy), connect(&proxy));
+    let mut hot_reader = hot.try_clone().unwrap();
+    thread::scope(|scope| {
+        // It always has more requests under way than have been answered, until it is cut off.
+        scope.spawn(move || while hot.write_all(&REQUEST.repeat(100)).is_ok() {});
+        let draining = hot_reader.try_clone().unwrap();
+        scope.spawn(move || while hot_reader.read(&mut [0; 64 * 1024]).is_ok_and(|count| count > 0) {});
+        let mut asked = 0;
+        while asked < OTHER_REQUESTS || proxy.stats[0].requests.read() < HOT_REQUESTS + asked {
+            assert_eq!(ask(&mut other, REQUEST), b'a', "after {asked} requests");
+            asked += 1;
+        }
+        draining.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    proxy.stop();
+}

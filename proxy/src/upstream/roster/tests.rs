@@ -1,0 +1,230 @@
+//! Claims about rosters.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::atomic::AtomicBool,
+    task::{Wake, Waker},
+};
+
+use super::{
+    super::{directory::Directory, health::Health},
+    *,
+};
+
+fn listing(states: &[EndpointState], healths: &[Arc<Health>]) -> Listing {
+    let endpoint = |(instance, (state, health)): (u64, (&EndpointState, &Arc<Health>))| Endpoint {
+        instance,
+        node_hash: instance,
+        addr: "127.0.0.1:1".parse().unwrap(),
+        state: *state,
+        weight: 100,
+        since_ms: 0,
+        health: health.clone(),
+    };
+    let endpoints = (1..).zip(states.iter().zip(healths)).map(endpoint).map(Arc::new).collect();
+    Listing { version: 1, endpoints }
+}
+
+fn new_roster(rules: UpstreamRules) -> Roster {
+    let directory = Directory::new(&["app".parse().unwrap()], 1);
+    Roster::new(rules, &directory.roles()[0], 0)
+}
+
+/// A roster of so many ready endpoints.
+fn roster_of(count: usize, rules: UpstreamRules) -> Roster {
+    let healths: Vec<_> = (0..count).map(|_| Arc::default()).collect();
+    let roster = new_roster(rules);
+    roster.apply_listing(&listing(&vec![EndpointState::Ready; count], &healths));
+    roster
+}
+
+fn endpoint(roster: &Roster, position: usize) -> Arc<Endpoint> {
+    roster.upstreams.borrow()[position].endpoint.clone()
+}
+
+#[test]
+fn an_upstream_keeps_its_connections_while_it_is_ready_and_can_have_new_ones_when_it_is_again() {
+    let (roster, health) = (new_roster(UpstreamRules::default()), [Arc::default()]);
+    let pool = || roster.upstreams.borrow()[0].pool.clone();
+    roster.apply_listing(&listing(&[EndpointState::Ready], &health));
+    let first = pool();
+    roster.apply_listing(&listing(&[EndpointState::Ready], &health));
+    assert!(Rc::ptr_eq(&first, &pool()) && !first.is_closed());
+    roster.apply_listing(&listing(&[EndpointState::Draining], &health));
+    assert!(first.is_closed());
+    roster.apply_listing(&listing(&[EndpointState::Ready], &health));
+    assert!(!pool().is_closed());
+    roster.apply_listing(&Listing::default());
+    assert!(first.is_closed());
+}
+
+#[test]
+fn errors_in_a_row_eject_only_where_that_is_asked_for() {
+    let rules = UpstreamRules { eject_5xx: std::num::NonZeroU32::new(2), ..UpstreamRules::default() };
+    let (roster, default) = (roster_of(2, rules), roster_of(2, UpstreamRules::default()));
+    let (first, other) = (endpoint(&roster, 0), endpoint(&default, 0));
+    for status in [500, 499, 599, 600, 503] {
+        roster.apply_status(&first, status, 1000);
+    }
+    assert!(!first.health.is_ejected(1000), "never two in a row");
+    roster.apply_status(&first, 503, 1000);
+    assert!(first.health.is_ejected(1000));
+    for _ in 0..100 {
+        default.apply_status(&other, 500, 1000);
+    }
+    assert!(!other.health.is_ejected(1000));
+}
+
+#[test]
+fn no_more_than_a_share_of_a_role_is_ejected_but_always_one() {
+    let timeout = AttemptFailure::ConnectTimeout;
+    for (count, percent, ejected_max) in [(4, 50, 2), (5, 50, 2), (1, 50, 1), (4, 0, 1), (4, 100, 4)] {
+        let roster =
+            roster_of(count, UpstreamRules { eject_percent_max: percent, ..UpstreamRules::default() });
+        let all: Vec<_> = (0..count).map(|i| endpoint(&roster, i)).collect();
+        // Twice: one that is ejected already takes nobody's place.
+        all.iter().chain(&all).for_each(|endpoint| roster.apply_failure(endpoint, timeout, 1000));
+        let ejected = all.iter().filter(|endpoint| endpoint.health.is_ejected(1000)).count();
+        assert_eq!(ejected, ejected_max, "{percent} percent of {count}");
+        all.iter().for_each(|endpoint| roster.apply_failure(endpoint, AttemptFailure::Connect, 1000));
+        assert!(all.iter().all(|endpoint| endpoint.health.is_refusing(1000)), "refusals are no opinion");
+    }
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A request at one of the workers.
+struct Request {
+    roster: Rc<Roster>,
+    woken: Arc<Flag>,
+    ticket: Option<Ticket>,
+}
+
+impl Request {
+    fn new(roster: &Rc<Roster>) -> Self {
+        Self { roster: roster.clone(), woken: Arc::default(), ticket: None }
+    }
+
+    fn poll(&mut self, dice: &mut Dice) -> Poll<Result<Lease, Refusal>> {
+        let waker = Waker::from(self.woken.clone());
+        let wanted = Wanted { avoid: &[], key: None, now: Now { ms: 0, unix_ms: 0 } };
+        self.roster.poll_lease(&Context::from_waker(&waker), wanted, &mut self.ticket, dice)
+    }
+
+    fn is_woken(&self) -> bool {
+        self.woken.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+fn limited(connections_max: u32, pending_max: u32) -> UpstreamRules {
+    UpstreamRules {
+        upstream_connections_max: NonZeroU32::new(connections_max),
+        upstream_pending_max: Some(pending_max),
+        ..UpstreamRules::default()
+    }
+}
+
+#[test]
+fn who_waits_is_served_in_order_and_nobody_overtakes() {
+    let (roster, mut dice) = (Rc::new(roster_of(1, limited(1, 3))), Dice::new(1));
+    let mut requests: Vec<_> = (0..5).map(|_| Request::new(&roster)).collect();
+    let Poll::Ready(Ok(mut lease)) = requests[0].poll(&mut dice) else { panic!("there is room") };
+    for request in &mut requests[1..4] {
+        assert!(request.poll(&mut dice).is_pending());
+    }
+    assert!(
+        matches!(requests[4].poll(&mut dice), Poll::Ready(Err(Refusal::QueueFull))),
+        "one over the limit"
+    );
+    for next in 1..4 {
+        drop(lease);
+        let mut others = requests[next + 1..4].iter_mut();
+        assert!(others.all(|other| !other.is_woken() && other.poll(&mut dice).is_pending()));
+        if next == 2 {
+            assert!(Request::new(&roster).poll(&mut dice).is_pending(), "a newcomer waits, then gives up");
+        }
+        assert!(requests[next].is_woken());
+        let Poll::Ready(Ok(won)) = requests[next].poll(&mut dice) else { panic!("{next} has its turn") };
+        lease = won;
+    }
+}
+
+#[test]
+fn whoever_waits_hears_that_there_is_nobody_any_more() {
+    let (roster, mut dice) = (Rc::new(roster_of(1, limited(1, 2))), Dice::new(1));
+    let mut requests: Vec<_> = (0..3).map(|_| Request::new(&roster)).collect();
+    let _lease = requests[0].poll(&mut dice);
+    assert!(requests[1..].iter_mut().all(|request| request.poll(&mut dice).is_pending()));
+    roster.apply_listing(&Listing::default());
+    for request in &mut requests[1..] {
+        assert!(request.is_woken());
+        assert!(matches!(request.poll(&mut dice), Poll::Ready(Err(Refusal::NoUpstream))));
+    }
+}
+
+/// Requests at three workers come, are served and give up at random. Whenever all who were woken have tried, there is no room
+/// left where somebody waits: no wake-up was lost.
+#[test]
+fn no_wake_up_is_lost_between_workers() {
+    for seed in 1..=50 {
+        let (directory, mut dice) = (Directory::new(&["app".parse().unwrap()], 3), Dice::new(seed));
+        let healths: Vec<_> = (0..2).map(|_| Arc::default()).collect();
+        let rosters: Vec<_> = (0..3)
+            .map(|worker| Rc::new(Roster::new(limited(2, 20), &directory.roles()[0], worker)))
+            .collect();
+        rosters
+            .iter()
+            .for_each(|roster| roster.apply_listing(&listing(&[EndpointState::Ready; 2], &healths)));
+        let queues = rosters.iter().map(|roster| roster.queue().unwrap().clone());
+        let mut turns: Vec<Pin<Box<dyn Future<Output = ()>>>> =
+            queues.map(|queue| Box::pin(async move { queue.take_turns().await }) as _).collect();
+        let (mut waiting, mut leases, mut served) = (BTreeMap::new(), Vec::new(), 0);
+        for number in 0..500_u64 {
+            match dice.below(8) {
+                0..4 => {
+                    let roster = usize::try_from(dice.below(3)).unwrap();
+                    let mut request = Request::new(&rosters[roster]);
+                    match request.poll(&mut dice) {
+                        Poll::Ready(lease) => leases.extend(lease),
+                        Poll::Pending => drop(waiting.insert(number, request)),
+                    }
+                }
+                4..7 if !leases.is_empty() => {
+                    let ended = usize::try_from(dice.below(leases.len() as u64)).unwrap();
+                    drop(leases.swap_remove(ended));
+                }
+                // Whoever has waited longest gives up, perhaps with its turn unused.
+                _ => drop(waiting.pop_first()),
+            }
+            if dice.below(3) > 0 {
+                continue;
+            }
+            loop {
+                let context = &mut Context::from_waker(Waker::noop());
+                assert!(turns.iter_mut().all(|turn| turn.as_mut().poll(context).is_pending()));
+                let Some((&woken, _)) = waiting.iter().find(|(_, request)| request.is_woken()) else { break };
+                if let Poll::Ready(lease) = waiting.get_mut(&woken).unwrap().poll(&mut dice) {
+                    leases.push(lease.unwrap());
+                    waiting.remove(&woken);
+                    served += 1;
+                }
+            }
+            let in_flight =
+                healths.iter().map(|health| health.in_flight.load(Ordering::Relaxed)).sum::<u32>();
+            assert_eq!(in_flight as usize, leases.len());
+            assert!(waiting.is_empty() || in_flight == 4, "seed {seed}: {} wait for nothing", waiting.len());
+            let left: u32 = rosters[0].queue().unwrap().waiting();
+            assert_eq!(left as usize, waiting.len(), "seed {seed}");
+        }
+        assert!(served > 0, "seed {seed}: somebody was served after a wait");
+    }
+}
