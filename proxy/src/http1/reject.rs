@@ -1,5 +1,20 @@
 //! Why a message is refused: closed, counted, and each with one status.
 
+/// The words of rejects, one for a request's and one for a response's, so that each can be a constant.
+macro_rules! words {
+    ($($reject:ident => $word:literal,)*) => {
+        /// What it is called in logs and counters where a request has the defect.
+        pub fn word(self) -> &'static str {
+            match self { $(Self::$reject => $word,)* }
+        }
+
+        /// The same where an upstream's response has it.
+        pub fn response_word(self) -> &'static str {
+            match self { $(Self::$reject => concat!("response-", $word),)* }
+        }
+    };
+}
+
 /// A refusal. The status is what a client is told; the same defect in an upstream's message is told as 502.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[repr(u8)]
@@ -118,6 +133,36 @@ impl Reject {
         Self::Connect,
         Self::Trace,
     ];
+
+    words! {
+        Malformed => "malformed",
+        BareLineEnd => "bare-lf",
+        FieldName => "field-name",
+        FieldNameTooLong => "field-name-too-long",
+        FieldValue => "field-value",
+        Version => "version",
+        HeadTooLarge => "head-too-large",
+        TooManyFields => "too-many-fields",
+        TooManyCuts => "too-many-cuts",
+        TargetTooLong => "target-too-long",
+        Target => "target",
+        HostMissing => "host-missing",
+        HostRepeated => "host-repeated",
+        HostMalformed => "host-malformed",
+        HostMismatch => "host-mismatch",
+        LengthAndCoding => "length-and-coding",
+        LengthRepeated => "length-repeated",
+        LengthMalformed => "length-malformed",
+        Coding => "coding",
+        CodingInHttp10 => "coding-in-http10",
+        ChunkSize => "chunk-size",
+        ChunkEnd => "chunk-end",
+        ChunkExtension => "chunk-extension",
+        Trailer => "trailer",
+        TrailerForbidden => "trailer-forbidden",
+        Connect => "connect",
+        Trace => "trace",
+    }
 
     /// The status that a client is told.
     pub fn status(self) -> u16 {

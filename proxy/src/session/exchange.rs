@@ -379,7 +379,7 @@ impl Exchange {
     /// Answers the client instead of an upstream.
     pub(super) fn refuse(&mut self, refusal: Refusal, session: &Session) -> Step {
         session.worker.stats.note_refusal(refusal);
-        tracing::debug!(role = %session.role_name, ?refusal, "refused");
+        tracing::debug!(role = %session.role_name, word = refusal.word(), "refused");
         self.drop_upstream(&session.worker);
         // A head that was refused says what it is by its first bytes only.
         let is_head = |buffer: &Buffer| buffer.filled().starts_with(b"HEAD ");
