@@ -36,6 +36,25 @@ pub struct Args {
     /// Most client connections at a time, for each worker
     #[arg(long, env = "CONCERTINA_CLIENTS_MAX", default_value_t = CLIENTS_COUNT_MAX)]
     pub clients_max: usize,
+    /// Longest body of a request, such as 512k or 10m; a longer one is answered with 413 [default: any length]
+    #[arg(long, value_name = "SIZE", env = "CONCERTINA_BODY_BYTES_MAX", value_parser = parse_bytes)]
+    pub body_bytes_max: Option<u64>,
+}
+
+/// Reads a size: a number of bytes, or of kibi-, mebi- or gibibytes with `k`, `m` or `g` behind it.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.to_ascii_lowercase().pop() {
+        Some('k') => (&text[..text.len() - 1], 1 << 10),
+        Some('m') => (&text[..text.len() - 1], 1 << 20),
+        Some('g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    // `parse` alone would take a plus sign.
+    let digits = Some(number).filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+    let bytes = digits.and_then(|digits| digits.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.ok_or_else(|| {
+        format!("{text:?} is not a size: expected a number of bytes, such as 4096, 512k, 10m or 1g")
+    })
 }
 
 /// What a listener speaks.
@@ -198,6 +217,20 @@ mod tests {
         assert_eq!(table.addrs.len(), 2);
         assert!("front=".parse::<FixedTable>().is_err());
         assert!("127.0.0.1:1".parse::<FixedTable>().unwrap_err().contains("no role"));
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_or_without_a_unit() {
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("512k", 512 << 10), ("10M", 10 << 20), ("1g", 1 << 30)]
+        {
+            assert_eq!(parse_bytes(text), Ok(bytes));
+        }
+        for bad in
+            ["", "k", "-1", "+1", "1.5m", "10 m", "10mb", "1\u{e4}", "18446744073709551616", "17179869184g"]
+        {
+            assert!(parse_bytes(bad).is_err_and(|error| error.contains("is not a size")), "{bad}");
+        }
     }
 
     #[test]

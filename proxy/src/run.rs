@@ -147,6 +147,7 @@ impl Proxy {
             timeouts: self.args.timeouts,
             half_closed: self.args.half_closed,
             clients_max: self.args.clients_max,
+            body_bytes_max: self.args.body_bytes_max.unwrap_or(u64::MAX),
         };
         let (directory, stats) = (self.directory.clone(), self.stats[id].clone());
         let mut stopping = self.stopping.subscribe();

@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) half_closed: HalfClosed,
     pub(crate) clients_max: usize,
+    pub(crate) body_bytes_max: u64,
 }
 
 /// What the sessions of one thread share.

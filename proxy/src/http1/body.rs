@@ -14,6 +14,8 @@ pub struct Body {
     keep_framing: bool,
     extension_bytes: u16,
     trailer_bytes: u16,
+    data_bytes: u64,
+    data_bytes_max: u64,
 }
 
 /// Where in a body the next byte is.
@@ -118,7 +120,36 @@ impl Body {
             Framing::UntilClose => BodyKind::UntilClose,
             Framing::Chunked => BodyKind::Chunked(Chunk::Size { value: 0, digits: 0 }),
         };
-        Self { kind, keep_framing, extension_bytes: 0, trailer_bytes: 0 }
+        Self {
+            kind,
+            keep_framing,
+            extension_bytes: 0,
+            trailer_bytes: 0,
+            data_bytes: 0,
+            data_bytes_max: u64::MAX,
+        }
+    }
+
+    /// The same body, refused if it has more than so many bytes of data: now if it says so, else by the first chunk that would
+    /// make it too long, before any of that chunk has passed.
+    ///
+    /// # Errors
+    /// It says so.
+    pub fn limited(self, data_bytes_max: u64) -> Result<Self, Reject> {
+        match self.kind {
+            BodyKind::Length(bytes) if bytes > data_bytes_max => Err(Reject::BodyTooLarge),
+            _ => Ok(Self { data_bytes_max, ..self }),
+        }
+    }
+
+    /// Bytes of the data that went past; chunk sizes and trailers are not among them.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    /// The connection on which it came has ended, and with it a body that has no other end.
+    pub fn end(&mut self) {
+        self.kind = BodyKind::Done;
     }
 
     /// Whether the whole body was seen.
@@ -133,6 +164,7 @@ impl Body {
 
     /// Takes note that so many bytes of the data went past without being scanned.
     pub fn skip(&mut self, bytes: u64) {
+        self.data_bytes += bytes;
         if let BodyKind::Length(left) = self.kind {
             debug_assert!(bytes <= left, "more than the body has");
             self.kind = match left.saturating_sub(bytes) {
@@ -153,6 +185,7 @@ impl Body {
             BodyKind::Done => Ok(from),
             BodyKind::UntilClose => {
                 pieces.push(from..buffer.len())?;
+                self.skip(available as u64);
                 Ok(buffer.len())
             }
             BodyKind::Length(left) => {
@@ -175,6 +208,7 @@ impl Body {
                 let taken = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len() - at);
                 pieces.push(at..at + taken)?;
                 at += taken;
+                self.skip(taken as u64);
                 let left = left - taken as u64;
                 self.kind = BodyKind::Chunked(if left == 0 { Chunk::DataCr } else { Chunk::Data(left) });
                 continue;
@@ -204,6 +238,10 @@ impl Body {
                 return step_extension(value, quote, byte).map(Some);
             }
             (Chunk::SizeLf(0), b'\n') => Chunk::TrailerStart,
+            // A size has at most 52 bits: the sum cannot overflow before it is refused.
+            (Chunk::SizeLf(value), b'\n') if self.data_bytes + value > self.data_bytes_max => {
+                return Err(Reject::BodyTooLarge);
+            }
             (Chunk::SizeLf(value), b'\n') => Chunk::Data(value),
             (Chunk::SizeLf(_), _) => return Err(Reject::ChunkSize),
             (Chunk::DataCr, b'\r') => Chunk::DataLf,
@@ -399,6 +437,21 @@ mod tests {
         let trailed = |n: usize| format!("0\r\nA:{}\r\n\r\n", "x".repeat(n - 4)).into_bytes();
         assert!(pass(Framing::Chunked, true, &trailed(TRAILER_BYTES_MAX), 9999).is_ok());
         assert_eq!(pass(Framing::Chunked, true, &trailed(TRAILER_BYTES_MAX + 1), 9999), Err(Reject::Trailer));
+    }
+
+    #[test]
+    fn a_body_of_the_size_that_is_allowed_passes_and_a_byte_more_is_refused() {
+        let scan = |framing, input: &[u8]| {
+            Body::new(framing, true).limited(9)?.scan(input, 0, &mut Pieces::default())
+        };
+        assert_eq!(scan(Framing::Length(9), b"wikipedia"), Ok(9));
+        assert_eq!(scan(Framing::Length(10), b""), Err(Reject::BodyTooLarge));
+        let at_limit = b"4\r\nwiki\r\n5\r\npedia\r\n0\r\n\r\n";
+        assert_eq!(scan(Framing::Chunked, at_limit), Ok(at_limit.len()));
+        let over = b"4\r\nwiki\r\n6\r\n";
+        assert_eq!(scan(Framing::Chunked, over), Err(Reject::BodyTooLarge));
+        assert_eq!(scan(Framing::Chunked, b"fffffffffffff\r\n"), Err(Reject::BodyTooLarge));
+        assert_eq!(Body::new(Framing::Length(1), true).limited(0), Err(Reject::BodyTooLarge));
     }
 
     proptest! {

@@ -94,6 +94,9 @@ pub enum Reject {
     /// A trailer that would change how the message is framed or routed (RFC 9110 6.5.1).
     #[error("forbidden trailer field")]
     TrailerForbidden,
+    /// A body over the size that was set, or chunks that add up to more.
+    #[error("body too large")]
+    BodyTooLarge,
     /// CONNECT: this is no forward proxy.
     #[error("connect is not served")]
     Connect,
@@ -104,7 +107,7 @@ pub enum Reject {
 
 impl Reject {
     /// Every refusal, so that counters and tests can enumerate them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::BareLineEnd,
         Self::FieldName,
@@ -130,6 +133,7 @@ impl Reject {
         Self::ChunkExtension,
         Self::Trailer,
         Self::TrailerForbidden,
+        Self::BodyTooLarge,
         Self::Connect,
         Self::Trace,
     ];
@@ -160,6 +164,7 @@ impl Reject {
         ChunkExtension => "chunk-extension",
         Trailer => "trailer",
         TrailerForbidden => "trailer-forbidden",
+        BodyTooLarge => "body-too-large",
         Connect => "connect",
         Trace => "trace",
     }
@@ -168,6 +173,7 @@ impl Reject {
     pub fn status(self) -> u16 {
         match self {
             Self::HeadTooLarge | Self::TooManyFields | Self::TooManyCuts | Self::FieldNameTooLong => 431,
+            Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,
             Self::Version => 505,
             // RFC 9112 6.1: a server that receives a transfer coding it does not understand responds with 501.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::Refusal,
     http1::{
-        Body, BodyKind, Framing, Parse, Reject,
+        Body, BodyKind, Parse, Reject,
         head::{is_complete, parse_request},
     },
     limits::HEAD_BYTES_MAX,
@@ -53,7 +53,7 @@ impl Exchange {
             && let Parse::Done(head) = parse_request(bytes, &session.role_name, &mut request.pieces)?
         {
             request.head = Some(head);
-            request.body = Body::new(head.framing, true);
+            request.body = Body::new(head.framing, true).limited(session.worker.settings.body_bytes_max)?;
             request.covered = request.body.scan(bytes, head.bytes, &mut request.pieces)?;
             session.worker.stats.requests.add(1);
             return Ok(Parse::Done(()));
@@ -99,7 +99,7 @@ impl Exchange {
                     Ok(0) if is_tunnel => {
                         // The other direction may go on: only this one is over.
                         let _ = ready!(poll_finish(context, upstream));
-                        request.body = Body::new(Framing::Empty, true);
+                        request.body.end();
                         return Poll::Ready(Ok(()));
                     }
                     Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Client)),

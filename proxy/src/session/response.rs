@@ -160,7 +160,7 @@ impl Exchange {
         if head.status == 101 {
             let _ = ready!(poll_finish(context, &mut session.client));
         }
-        response.body = Body::new(Framing::Empty, true);
+        response.body.end();
         Poll::Ready(Ok(()))
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Script {
     pub(crate) protocol: Protocol,
     pub(crate) timeouts: Timeouts,
     pub(crate) half_closed: HalfClosed,
+    /// Flags of the command line that have no line of their own.
+    pub(crate) flags: String,
     pub(crate) upstreams: Vec<Endpoint>,
     pub(crate) is_split: bool,
     pub(crate) steps: Vec<Step>,
@@ -95,6 +97,7 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
         protocol: Protocol::Http,
         timeouts: "drain=10ms".parse()?,
         half_closed: HalfClosed::Abort,
+        flags: String::new(),
         upstreams: vec![Endpoint::Live],
         is_split: true,
         steps: Vec::new(),
@@ -107,6 +110,7 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
             Some(("timeouts", value)) => script.timeouts = format!("drain=10ms,{value}").parse()?,
             Some(("protocol", "tcp")) => script.protocol = Protocol::Tcp,
             Some(("half-closed", "keep")) => script.half_closed = HalfClosed::Keep,
+            Some(("flags", value)) => value.clone_into(&mut script.flags),
             Some(("split", "no")) => script.is_split = false,
             Some(("upstreams", "none")) => script.upstreams.clear(),
             Some(("upstreams", value)) => {

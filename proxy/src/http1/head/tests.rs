@@ -46,6 +46,9 @@ pub(super) fn accepted<T>(parsed: Parsed<T>) -> (T, Vec<u8>) {
     }
 }
 
+/// A limit for the bodies of these tests.
+const BODY_BYTES_MAX: u64 = 100_000;
+
 /// Why a whole request, body included, is refused.
 fn reject(input: &[u8]) -> Option<Reject> {
     let head = match request(input) {
@@ -53,7 +56,11 @@ fn reject(input: &[u8]) -> Option<Reject> {
         Ok(Parse::NeedMore) => return None,
         Err(reject) => return Some(reject),
     };
-    let (mut body, mut at) = (Body::new(head.framing, true), head.bytes);
+    let (body, mut at) = (Body::new(head.framing, true).limited(BODY_BYTES_MAX), head.bytes);
+    let mut body = match body {
+        Ok(body) => body,
+        Err(reject) => return Some(reject),
+    };
     while at < input.len() && !body.is_done() {
         match body.scan(input, at, &mut Pieces::default()) {
             Ok(next) => at = next,
@@ -123,6 +130,10 @@ fn refused_for(reject: Reject) -> Vec<Vec<u8>> {
             bodies(&["0\r\n\n", "0\r\nX : y\r\n", &format!("0\r\nX:{}", many("y", TRAILER_BYTES_MAX))])
         }
         Reject::TrailerForbidden => bodies(&["0\r\nContent-Length: 5\r\n\r\n", "0\r\nhost: b\r\n\r\n"]),
+        Reject::BodyTooLarge => {
+            let chunked = bodies(&[&format!("{:x}\r\n", BODY_BYTES_MAX + 1)]);
+            [chunked, fields(&[&format!("Content-Length: {}", BODY_BYTES_MAX + 1)])].concat()
+        }
         Reject::Connect => lines(&["CONNECT a:443 HTTP/1.1"]),
         Reject::Trace => lines(&["TRACE / HTTP/1.1"]),
     }
