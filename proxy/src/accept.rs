@@ -72,8 +72,8 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
         }
     };
     loop {
-        let client = match listener.accept().await {
-            Ok((client, _)) => client,
+        let (client, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "accept");
@@ -93,7 +93,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
             Protocol::Http => {
                 spawn_local(async move {
                     let _counted = counted;
-                    http::serve(worker, client, role, role_name).await;
+                    http::serve(worker, (client, peer), role, role_name).await;
                 });
             }
             Protocol::Tcp => {

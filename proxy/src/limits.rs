@@ -35,6 +35,10 @@ pub const POOL_IDLE_COUNT_MAX: usize = 1024;
 /// Upstreams tried for one request, the first included.
 pub const ATTEMPTS_COUNT_MAX: u8 = 3;
 
+/// Proxies in front of this one that can be believed: a CDN, a firewall, two balancers and one to spare. Each may have added a
+/// line of its own to what is passed on, and all must fit in [`PIECES_COUNT_MAX`].
+pub const TRUSTED_HOPS_COUNT_MAX: usize = 5;
+
 /// Bytes read and thrown away after a refusal, so that closing with bytes unread does not reset the connection before the
 /// client has seen the answer.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;

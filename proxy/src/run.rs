@@ -70,8 +70,9 @@ impl Proxy {
     /// Binds the listeners and starts the workers.
     ///
     /// # Errors
-    /// An address that cannot be listened on.
+    /// An address that cannot be listened on, or settings that contradict each other.
     pub fn start(args: Args) -> anyhow::Result<Self> {
+        args.check()?;
         let workers = usize::from(args.workers.unwrap_or_else(available_cores));
         let mut roles: Vec<Name> = args.listen.iter().map(|listen| listen.role.clone()).collect();
         roles.sort();
@@ -148,6 +149,8 @@ impl Proxy {
             half_closed: self.args.half_closed,
             clients_max: self.args.clients_max,
             body_bytes_max: self.args.body_bytes_max.unwrap_or(u64::MAX),
+            forwarding: self.args.forwarded.with(self.args.trusted_hops),
+            via: self.args.via.clone(),
         };
         let (directory, stats) = (self.directory.clone(), self.stats[id].clone());
         let mut stopping = self.stopping.subscribe();

@@ -15,6 +15,7 @@ use crate::{
     buffer::Shelf,
     config::{HalfClosed, Timeouts},
     deadline::{Deadlines, TICK},
+    http1::Forwarding,
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
     session::exchange::Exchange,
     stats::Stats,
@@ -36,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) half_closed: HalfClosed,
     pub(crate) clients_max: usize,
     pub(crate) body_bytes_max: u64,
+    pub(crate) forwarding: Option<Forwarding>,
+    pub(crate) via: Option<String>,
 }
 
 /// What the sessions of one thread share.

@@ -41,6 +41,8 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// What lives as long as the client's connection.
 pub(crate) struct Session {
     pub(crate) client: TcpStream,
+    /// The client's address; one of version 4 is never written as one of version 6.
+    pub(crate) peer: SocketAddr,
     pub(crate) deadline: Deadline,
     pub(crate) worker: Rc<Worker>,
     /// Position of the role in the directory.

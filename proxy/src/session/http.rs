@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
@@ -13,9 +14,16 @@ use super::exchange::{Exchange, Outcome, Session};
 use crate::worker::Worker;
 
 /// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
-pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    (client, peer): (TcpStream, SocketAddr),
+    role: usize,
+    role_name: Rc<str>,
+) {
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
-    let mut session = Session { client, deadline, worker, role, role_name };
+    // A listener for both versions sees addresses of version 4 as mapped ones.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let mut session = Session { client, peer, deadline, worker, role, role_name };
     loop {
         session.deadline.set(session.worker.settings.timeouts.idle);
         if !poll_fn(|context| session.poll_idle(context)).await {

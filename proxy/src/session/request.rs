@@ -10,7 +10,7 @@ use crate::{
     error::Refusal,
     http1::{
         Body, BodyKind, Parse, Reject,
-        head::{is_complete, parse_request},
+        head::{Hop, is_complete, parse_request},
     },
     limits::HEAD_BYTES_MAX,
 };
@@ -49,11 +49,16 @@ impl Exchange {
         }
         let is_worth_it =
             request.scanned == 0 || is_complete(bytes, request.scanned) || bytes.len() == HEAD_BYTES_MAX;
-        if is_worth_it
-            && let Parse::Done(head) = parse_request(bytes, &session.role_name, &mut request.pieces)?
-        {
+        let settings = &session.worker.settings;
+        let hop = Hop {
+            host: &session.role_name,
+            peer: session.peer.ip(),
+            forwarding: settings.forwarding,
+            via: settings.via.as_deref(),
+        };
+        if is_worth_it && let Parse::Done(head) = parse_request(bytes, hop, &mut request.pieces)? {
             request.head = Some(head);
-            request.body = Body::new(head.framing, true).limited(session.worker.settings.body_bytes_max)?;
+            request.body = Body::new(head.framing, true).limited(settings.body_bytes_max)?;
             request.covered = request.body.scan(bytes, head.bytes, &mut request.pieces)?;
             session.worker.stats.requests.add(1);
             return Ok(Parse::Done(()));

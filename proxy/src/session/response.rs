@@ -75,6 +75,7 @@ impl Exchange {
             client: request.version,
             upgrade: request.upgrade && self.request.body.is_done() && self.request.pieces.is_written(),
             keep_alive: request.keep_alive && !session.worker.is_draining(),
+            via: session.worker.settings.via.as_deref(),
         };
         // A head must fit behind its first byte, wherever an interim response before it ended.
         buffer.compact();

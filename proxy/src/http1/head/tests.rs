@@ -21,13 +21,13 @@ fn text(pieces: &Pieces, buffer: &[u8]) -> Vec<u8> {
 /// The decision about a request, and what is forwarded of its head.
 pub(super) fn request(input: &[u8]) -> Parsed<RequestHead> {
     let (mut buffer, mut pieces) = (input.to_vec(), Pieces::default());
-    Ok(match parse_request(&mut buffer, "role", &mut pieces)? {
+    Ok(match parse_request(&mut buffer, Hop::plain("role"), &mut pieces)? {
         Parse::Done(head) => Parse::Done((head, text(&pieces, &buffer))),
         Parse::NeedMore => Parse::NeedMore,
     })
 }
 
-pub(super) fn response(input: &[u8], exchanged: Exchanged) -> Parsed<ResponseHead> {
+pub(super) fn response(input: &[u8], exchanged: Exchanged<'_>) -> Parsed<ResponseHead> {
     let (mut buffer, mut pieces) = (input.to_vec(), Pieces::default());
     Ok(match parse_response(&mut buffer, exchanged, &mut pieces)? {
         Parse::Done(head) => Parse::Done((head, text(&pieces, &buffer))),
@@ -35,8 +35,8 @@ pub(super) fn response(input: &[u8], exchanged: Exchanged) -> Parsed<ResponseHea
     })
 }
 
-pub(super) const GET: Exchanged =
-    Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true };
+pub(super) const GET: Exchanged<'_> =
+    Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true, via: None };
 
 pub(super) fn accepted<T>(parsed: Parsed<T>) -> (T, Vec<u8>) {
     match parsed {
