@@ -53,6 +53,12 @@ pub struct Args {
     /// The name under which this proxy adds itself to Via, in requests and responses [default: it does not]
     #[arg(long, value_name = "NAME", env = "CONCERTINA_VIA", value_parser = parse_via)]
     pub via: Option<String>,
+    /// A line for each HTTP request: `common` as Apache writes it, `json` as objects with times and reasons
+    #[arg(long, value_name = "FORMAT", env = "CONCERTINA_ACCESS_LOG", default_value = "off")]
+    pub access_log: AccessLog,
+    /// Where those lines go; opened anew on SIGHUP [default: stdout]
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_ACCESS_LOG_FILE")]
+    pub access_log_file: Option<PathBuf>,
 }
 
 impl Args {
@@ -64,8 +70,22 @@ impl Args {
         if self.trusted_hops > 0 && self.forwarded == ForwardedFields::None {
             anyhow::bail!("--trusted-hops {}: needs --forwarded x, rfc7239 or both", self.trusted_hops);
         }
+        if let (Some(path), AccessLog::Off) = (&self.access_log_file, self.access_log) {
+            anyhow::bail!("--access-log-file {}: needs --access-log common or json", path.display());
+        }
         Ok(())
     }
+}
+
+/// How requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccessLog {
+    /// Not at all.
+    Off,
+    /// Apache's common log format.
+    Common,
+    /// One JSON object each.
+    Json,
 }
 
 /// Which fields tell an upstream where a request came from.

@@ -100,10 +100,9 @@ impl Refusal {
         }
     }
 
-    /// The whole response. `role` is who should have answered.
-    pub fn response(self, role: &str, to_head: bool) -> String {
-        let (status, phrase) = self.status();
-        let reason = match self {
+    /// Why, in a line for the client. `role` is who should have answered.
+    pub fn reason(self, role: &str) -> String {
+        match self {
             Self::Request(reject) => format!("{reject}\n"),
             Self::Response(reject) => format!("the response of {role} was refused: {reject}\n"),
             Self::HeaderTimeout => "the request's head did not come in time\n".to_owned(),
@@ -113,7 +112,12 @@ impl Refusal {
             Self::ConnectTimeout => format!("no {role} accepted a connection in time\n"),
             Self::UpstreamClosed => format!("{role} closed the connection without an answer\n"),
             Self::ResponseTimeout => format!("{role} did not answer in time\n"),
-        };
+        }
+    }
+
+    /// The whole response. `role` is who should have answered.
+    pub fn response(self, role: &str, to_head: bool) -> String {
+        let ((status, phrase), reason) = (self.status(), self.reason(role));
         let extra = match status {
             // RFC 9110 15.5.6: a 405 lists what is allowed.
             405 => "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",

@@ -16,6 +16,7 @@ mod deadline;
 pub mod error;
 pub mod http1;
 pub mod limits;
+mod log;
 mod run;
 mod session;
 mod stats;

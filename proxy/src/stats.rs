@@ -30,6 +30,8 @@ pub(crate) struct Stats {
     pub(crate) retries: Counter,
     pub(crate) truncated: Counter,
     pub(crate) clients_gone: Counter,
+    /// Lines that the access log had no room for, or could not write.
+    pub(crate) log_dropped: Counter,
     refusals: Refusals,
 }
 
@@ -56,7 +58,7 @@ impl Stats {
         let reasons: Vec<_> = Refusal::all().map(|refusal| (refusal.word(), refused(refusal))).collect();
         let refusals: u64 = reasons.iter().map(|(_, count)| count).sum();
         let mut summary = format!(
-            "clients={} clients_refused={} requests={} connects={} retries={} refusals={refusals} truncated={} clients_gone={}",
+            "clients={} clients_refused={} requests={} connects={} retries={} refusals={refusals} truncated={} clients_gone={} log_dropped={}",
             sum(|w| &w.clients),
             sum(|w| &w.clients_refused),
             sum(|w| &w.requests),
@@ -64,6 +66,7 @@ impl Stats {
             sum(|w| &w.retries),
             sum(|w| &w.truncated),
             sum(|w| &w.clients_gone),
+            sum(|w| &w.log_dropped),
         );
         if refusals > 0 {
             summary.push_str(" refused");
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn every_refusal_is_told_apart_and_what_did_not_happen_is_not_told() {
         let workers = [Stats::default(), Stats::default()];
-        assert!(Stats::summary(&workers.iter()).ends_with("clients_gone=0"));
+        assert!(Stats::summary(&workers.iter()).ends_with("log_dropped=0"));
         workers[0].note_refusal(Refusal::Request(Reject::BareLineEnd));
         workers[1].note_refusal(Refusal::Request(Reject::BareLineEnd));
         workers[1].note_refusal(Refusal::Response(Reject::BareLineEnd));

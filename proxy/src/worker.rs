@@ -17,6 +17,7 @@ use crate::{
     deadline::{Deadlines, TICK},
     http1::Forwarding,
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
+    log::Tap,
     session::exchange::Exchange,
     stats::Stats,
     upstream::{
@@ -45,6 +46,8 @@ pub(crate) struct Settings {
 pub(crate) struct Worker {
     pub(crate) settings: Settings,
     pub(crate) stats: Arc<Stats>,
+    /// The access log, if there is one.
+    pub(crate) log: Option<Tap>,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) requests: Shelf,
     pub(crate) responses: Shelf,
@@ -61,11 +64,18 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(settings: Settings, directory: &Directory, stats: Arc<Stats>, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(
+        settings: Settings,
+        directory: &Directory,
+        stats: Arc<Stats>,
+        log: Option<Tap>,
+        seed: u64,
+    ) -> Rc<Self> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Rc::new(Self {
             settings,
             stats,
+            log,
             deadlines: Rc::default(),
             requests: Shelf::new(HEAD_BYTES_MAX, SHELF_COUNT_MAX),
             responses: Shelf::new(RESPONSE_BUFFER_BYTES, SHELF_COUNT_MAX),

@@ -31,6 +31,7 @@ use crate::{
         head::{Method, RequestHead, ResponseHead},
     },
     limits::{ATTEMPTS_COUNT_MAX, LINGER_BYTES_MAX},
+    log::Record,
     upstream::Lease,
     worker::Worker,
 };
@@ -77,7 +78,7 @@ pub(super) enum Step {
     Pick,
     Connect,
     Relay,
-    Refuse,
+    Refuse(Refusal),
     Linger,
     End(Outcome),
 }
@@ -143,6 +144,8 @@ pub(crate) struct Exchange {
     attempts: u8,
     failed: [u64; ATTEMPTS_COUNT_MAX as usize],
     lingered_bytes: usize,
+    /// What the access log is to know; none without one.
+    pub(super) record: Option<Record>,
 }
 
 impl Exchange {
@@ -161,12 +164,13 @@ impl Exchange {
                     Stage::Linger => ready!(self.poll_linger(context, session)),
                 }
             };
+            self.note_step(&step, session);
             let timeouts = &session.worker.settings.timeouts;
             let (stage, timeout) = match step {
                 Step::Pick => (Stage::Pick, timeouts.connect),
                 Step::Connect => (Stage::Connect, timeouts.connect),
                 Step::Relay => (Stage::Relay, timeouts.response),
-                Step::Refuse => (Stage::Refuse, LINGER_TIMEOUT),
+                Step::Refuse(_) => (Stage::Refuse, LINGER_TIMEOUT),
                 Step::Linger => (Stage::Linger, LINGER_TIMEOUT),
                 Step::End(outcome) => return Poll::Ready(outcome),
             };
@@ -390,7 +394,7 @@ impl Exchange {
         pieces.clear();
         let fits = pieces.add(refusal.response(&session.role_name, to_head).as_bytes());
         debug_assert!(fits.is_ok(), "a refusal is shorter than the room for added bytes");
-        Step::Refuse
+        Step::Refuse(refusal)
     }
 
     fn poll_refuse(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {

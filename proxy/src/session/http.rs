@@ -11,7 +11,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::exchange::{Exchange, Outcome, Session};
-use crate::worker::Worker;
+use crate::{log::record::End, worker::Worker};
 
 /// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
 pub(crate) async fn serve(
@@ -35,6 +35,7 @@ pub(crate) async fn serve(
             let Exchanging { exchange: Some(exchange), session, is_whole } = &mut exchanging else { return };
             // From here on the time of the head runs, however its bytes trickle (slowloris); what ran before is over.
             session.deadline.set(session.worker.settings.timeouts.header);
+            exchange.begin_record(session);
             *is_whole = false;
             let outcome = poll_fn(|context| exchange.poll(context, session)).await;
             *is_whole = outcome != Outcome::Abort;
@@ -57,7 +58,9 @@ struct Exchanging<'a> {
 
 impl Drop for Exchanging<'_> {
     fn drop(&mut self) {
-        let Some(exchange) = self.exchange.take() else { return };
+        let Some(mut exchange) = self.exchange.take() else { return };
+        // Only the end of the worker ends an exchange that has not ended by itself.
+        exchange.end_record(End::Stopped, self.session);
         if !self.is_whole && exchange.is_answering() {
             // A reset tells the client what a clean end would hide: that its response is not whole.
             let _ = socket2::SockRef::from(&self.session.client).set_linger(Some(Duration::ZERO));

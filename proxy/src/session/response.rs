@@ -141,7 +141,10 @@ impl Exchange {
         }
         let buffer = self.response.buffer.get_or_insert_with(|| worker.responses.take());
         let count = ready!(poll_fill(context, upstream, buffer)).map_err(|_| Broken::Upstream)?;
-        self.response.is_begun |= count > 0;
+        if count > 0 && !self.response.is_begun {
+            self.response.is_begun = true;
+            self.note_first_byte();
+        }
         if self.response.head.is_some() {
             session.deadline.set(self.response_timeout(session));
         }
