@@ -8,7 +8,7 @@ use proxy::http1::{
     Fields, Parse, Pieces, Version,
     fields::Field,
     framing,
-    head::{Exchanged, parse_request, parse_response},
+    head::{Exchanged, Hop, parse_request, parse_response},
 };
 
 fn main() {
@@ -34,7 +34,7 @@ fn requests(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 pieces.clear();
-                let parsed = parse_request(black_box(&mut buffer), "default", &mut pieces);
+                let parsed = parse_request(black_box(&mut buffer), Hop::plain("default"), &mut pieces);
                 assert!(matches!(black_box(parsed), Ok(Parse::Done(_))));
             });
         });
@@ -44,7 +44,7 @@ fn requests(criterion: &mut Criterion) {
     group.bench_function("GET browser, incomplete", |bencher| {
         bencher.iter_batched_ref(
             || (partial.to_vec(), Pieces::default()),
-            |(buffer, pieces)| parse_request(black_box(buffer), "default", pieces),
+            |(buffer, pieces)| parse_request(black_box(buffer), Hop::plain("default"), pieces),
             BatchSize::SmallInput,
         );
     });
@@ -52,7 +52,8 @@ fn requests(criterion: &mut Criterion) {
 }
 
 fn responses(criterion: &mut Criterion) {
-    let exchanged = Exchanged { to_head: false, client: Version::Http11, upgrade: false, keep_alive: true };
+    let exchanged =
+        Exchanged { to_head: false, client: Version::Http11, upgrade: false, keep_alive: true, via: None };
     let mut group = criterion.benchmark_group("response head");
     let heads = [("small", corpus::RESPONSE_SMALL), ("application", corpus::RESPONSE_APPLICATION)];
     for (name, head) in heads {

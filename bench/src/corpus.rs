@@ -87,7 +87,7 @@ pub fn table(generation: u64, count: u32) -> RoleTable {
 mod tests {
     use proxy::http1::{
         Body, Framing, Parse, Pieces, Version,
-        head::{Exchanged, parse_request, parse_response},
+        head::{Exchanged, Hop, parse_request, parse_response},
     };
 
     use super::*;
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn every_head_is_whole_and_accepted() {
         let framings = [GET_SMALL, GET_BROWSER, POST_JSON, POST_CHUNKED].map(|head| {
-            let parsed = parse_request(&mut head.to_vec(), "default", &mut Pieces::default());
+            let parsed = parse_request(&mut head.to_vec(), Hop::plain("default"), &mut Pieces::default());
             let Ok(Parse::Done(parsed)) = parsed else { panic!("{parsed:?}") };
             assert_eq!(parsed.bytes, head.len());
             parsed.framing
@@ -103,8 +103,13 @@ mod tests {
         assert_eq!(framings, [Framing::Empty, Framing::Empty, Framing::Length(16384), Framing::Chunked]);
         assert_eq!(GET_BROWSER.iter().filter(|&&b| b == b'\n').count(), 1 + 15 + 1);
         for head in [RESPONSE_SMALL, RESPONSE_APPLICATION] {
-            let exchanged =
-                Exchanged { to_head: false, client: Version::Http11, upgrade: false, keep_alive: true };
+            let exchanged = Exchanged {
+                to_head: false,
+                client: Version::Http11,
+                upgrade: false,
+                keep_alive: true,
+                via: None,
+            };
             let parsed = parse_response(&mut head.to_vec(), exchanged, &mut Pieces::default());
             let Ok(Parse::Done(parsed)) = parsed else { panic!("{parsed:?}") };
             assert!(parsed.bytes == head.len() && parsed.client_keep_alive);

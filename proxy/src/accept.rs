@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{SocketFlags, accept_with};
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
 use tokio::{net::TcpStream, task::spawn_local};
 
 use crate::{
@@ -102,8 +105,8 @@ fn socket(addr: SocketAddr) -> io::Result<socket2::Socket> {
 pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
     let mut listener = Socket::unwatched(listening.socket.into());
     loop {
-        let client = match poll_fn(|context| poll_accept(context, &mut listener)).await {
-            Ok(client) => client,
+        let (client, peer) = match poll_fn(|context| poll_accept(context, &mut listener)).await {
+            Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "accept");
@@ -123,14 +126,14 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
             Protocol::Http => {
                 spawn_local(async move {
                     let _counted = counted;
-                    http::serve(worker, Socket::unwatched(client), role, role_name).await;
+                    http::serve(worker, (Socket::unwatched(client), peer), role, role_name).await;
                 });
             }
             Protocol::Tcp => {
                 spawn_local(async move {
                     let _counted = counted;
                     match TcpStream::from_std(client.into()) {
-                        Ok(client) => tcp::serve(worker, client, role, role_name).await,
+                        Ok(client) => tcp::serve(worker, (client, peer), role, role_name).await,
                         Err(error) => tracing::warn!(%error, "client"),
                     }
                 });
@@ -140,9 +143,14 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
 }
 
 /// Those who were accepted get their turn, however many are behind them: the listener has a budget like every socket.
-fn poll_accept(context: &mut Context<'_>, listener: &mut Socket) -> Poll<io::Result<OwnedFd>> {
-    listener
-        .poll_read_with(context, |socket| accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC))
+fn poll_accept(context: &mut Context<'_>, listener: &mut Socket) -> Poll<io::Result<(OwnedFd, SocketAddr)>> {
+    listener.poll_read_with(context, |socket| {
+        let (client, peer) = acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+        // Whoever is gone already has no address any more.
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
+        // A listener for both versions sees addresses of version 4 as mapped ones.
+        Ok((client, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
+    })
 }
 
 /// Errors of a connection that died in the queue, not of the listener (accept(2)).

@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use feed::Name;
+use feed::{Name, name::NAME_BYTES_MAX};
 
-use crate::limits::CLIENTS_COUNT_MAX;
+use crate::{
+    http1::Forwarding,
+    limits::{CLIENTS_COUNT_MAX, TRUSTED_HOPS_COUNT_MAX},
+};
 
 mod balance;
 mod rules;
@@ -45,6 +48,107 @@ pub struct Args {
     /// How upstreams are chosen, spared, asked again and limited.
     #[command(flatten)]
     pub rules: UpstreamRules,
+    /// Longest body of a request, such as 512k or 10m; a longer one is answered with 413 [default: any length]
+    #[arg(long, value_name = "SIZE", env = "CONCERTINA_BODY_BYTES_MAX", value_parser = parse_bytes)]
+    pub body_bytes_max: Option<u64>,
+    /// Tell upstreams where requests come from, and nobody else may: `x` for X-Forwarded-For, -Proto and -Host, `rfc7239` for
+    /// Forwarded, `both`; with `none`, what clients say of it passes
+    #[arg(long, value_name = "FIELDS", env = "CONCERTINA_FORWARDED", default_value = "none")]
+    pub forwarded: ForwardedFields,
+    /// How many proxies in front of this one are believed: so many of the last addresses in a list are kept
+    #[arg(long, value_name = "N", env = "CONCERTINA_TRUSTED_HOPS", default_value_t = 0,
+          value_parser = clap::value_parser!(u8).range(0..=TRUSTED_HOPS_COUNT_MAX as i64))]
+    pub trusted_hops: u8,
+    /// The name under which this proxy adds itself to Via, in requests and responses [default: it does not]
+    #[arg(long, value_name = "NAME", env = "CONCERTINA_VIA", value_parser = parse_via)]
+    pub via: Option<String>,
+    /// A line for each HTTP request: `common` as Apache writes it, `json` as objects with times and reasons
+    #[arg(long, value_name = "FORMAT", env = "CONCERTINA_ACCESS_LOG", default_value = "off")]
+    pub access_log: AccessLog,
+    /// Where those lines go; opened anew on SIGHUP [default: stdout]
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_ACCESS_LOG_FILE")]
+    pub access_log_file: Option<PathBuf>,
+}
+
+impl Args {
+    /// Looks for settings that have no meaning together.
+    ///
+    /// # Errors
+    /// The flags, and what would be accepted.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.trusted_hops > 0 && self.forwarded == ForwardedFields::None {
+            anyhow::bail!("--trusted-hops {}: needs --forwarded x, rfc7239 or both", self.trusted_hops);
+        }
+        if let (Some(path), AccessLog::Off) = (&self.access_log_file, self.access_log) {
+            anyhow::bail!("--access-log-file {}: needs --access-log common or json", path.display());
+        }
+        Ok(())
+    }
+}
+
+/// How requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccessLog {
+    /// Not at all.
+    Off,
+    /// Apache's common log format.
+    Common,
+    /// One JSON object each.
+    Json,
+}
+
+/// Which fields tell an upstream where a request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ForwardedFields {
+    /// None: those of the client pass.
+    None,
+    /// X-Forwarded-For, -Proto and -Host.
+    X,
+    /// Forwarded.
+    Rfc7239,
+    /// All four.
+    Both,
+}
+
+impl ForwardedFields {
+    /// The same for a head.
+    pub(crate) fn with(self, trusted_hops: u8) -> Option<Forwarding> {
+        let (x, rfc7239) = match self {
+            Self::None => return None,
+            Self::X => (true, false),
+            Self::Rfc7239 => (false, true),
+            Self::Both => (true, true),
+        };
+        Some(Forwarding { x, rfc7239, trusted_hops })
+    }
+}
+
+/// A name for Via (RFC 9110 7.6.3): a host, with or without port, or a word that stands for one. No longer than the names that
+/// the room for added fields is measured by.
+fn parse_via(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is not a name for Via: expected 1 to {NAME_BYTES_MAX} of letters, digits and -._:[]"
+    ))
+}
+
+/// Reads a size: a number of bytes, or of kibi-, mebi- or gibibytes with `k`, `m` or `g` behind it.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.to_ascii_lowercase().pop() {
+        Some('k') => (&text[..text.len() - 1], 1 << 10),
+        Some('m') => (&text[..text.len() - 1], 1 << 20),
+        Some('g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    // `parse` alone would take a plus sign.
+    let digits = Some(number).filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+    let bytes = digits.and_then(|digits| digits.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.ok_or_else(|| {
+        format!("{text:?} is not a size: expected a number of bytes, such as 4096, 512k, 10m or 1g")
+    })
 }
 
 /// What a listener speaks.
@@ -211,6 +315,30 @@ mod tests {
         assert_eq!(table.addrs.len(), 2);
         assert!("front=".parse::<FixedTable>().is_err());
         assert!("127.0.0.1:1".parse::<FixedTable>().unwrap_err().contains("no role"));
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_or_without_a_unit() {
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("512k", 512 << 10), ("10M", 10 << 20), ("1g", 1 << 30)]
+        {
+            assert_eq!(parse_bytes(text), Ok(bytes));
+        }
+        for bad in
+            ["", "k", "-1", "+1", "1.5m", "10 m", "10mb", "1\u{e4}", "18446744073709551616", "17179869184g"]
+        {
+            assert!(parse_bytes(bad).is_err_and(|error| error.contains("is not a size")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn via_names_cannot_break_out_of_their_field() {
+        for good in ["p", "edge-1.example.com:80", "[::1]:80", &"x".repeat(NAME_BYTES_MAX)] {
+            assert_eq!(parse_via(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "a b", "a\r\nX: y", "a,b", "(a)", "\u{e4}", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(parse_via(bad).is_err_and(|error| error.contains("is not a name for Via")), "{bad}");
+        }
     }
 
     #[test]

@@ -30,23 +30,61 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// How many there are, the two kinds of [`Reject`] counted as one each: the length of a table of counters.
-    pub const COUNT: usize = 11;
+    /// Those that are about no message.
+    pub const OTHERS: [Self; 9] = [
+        Self::HeaderTimeout,
+        Self::BodyTimeout,
+        Self::NoUpstream,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::UpstreamClosed,
+        Self::ResponseTimeout,
+        Self::QueueFull,
+        Self::QueueTimeout,
+    ];
+
+    /// How many there are: the length of a table of counters.
+    pub const COUNT: usize = 2 * Reject::ALL.len() + Self::OTHERS.len();
+
+    /// Every one of them, so that counters and tests can enumerate them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let requests = Reject::ALL.into_iter().map(Self::Request);
+        let responses = Reject::ALL.into_iter().map(Self::Response);
+        requests.chain(responses).chain(Self::OTHERS)
+    }
 
     /// Position in a table of counters.
     pub fn index(self) -> usize {
+        const OTHERS: usize = 2 * Reject::ALL.len();
         match self {
-            Self::Request(_) => 0,
-            Self::Response(_) => 1,
-            Self::HeaderTimeout => 2,
-            Self::BodyTimeout => 3,
-            Self::NoUpstream => 4,
-            Self::ConnectFailed => 5,
-            Self::ConnectTimeout => 6,
-            Self::UpstreamClosed => 7,
-            Self::ResponseTimeout => 8,
-            Self::QueueFull => 9,
-            Self::QueueTimeout => 10,
+            Self::Request(reject) => reject as usize,
+            Self::Response(reject) => Reject::ALL.len() + reject as usize,
+            Self::HeaderTimeout => OTHERS,
+            Self::BodyTimeout => OTHERS + 1,
+            Self::NoUpstream => OTHERS + 2,
+            Self::ConnectFailed => OTHERS + 3,
+            Self::ConnectTimeout => OTHERS + 4,
+            Self::UpstreamClosed => OTHERS + 5,
+            Self::ResponseTimeout => OTHERS + 6,
+            Self::QueueFull => OTHERS + 7,
+            Self::QueueTimeout => OTHERS + 8,
+        }
+    }
+
+    /// What it is called in logs and counters.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Request(reject) => reject.word(),
+            Self::Response(reject) => reject.response_word(),
+            Self::HeaderTimeout => "header-timeout",
+            Self::BodyTimeout => "body-timeout",
+            Self::NoUpstream => "no-upstream",
+            Self::ConnectFailed => "connect-failed",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::UpstreamClosed => "upstream-closed",
+            Self::ResponseTimeout => "response-timeout",
+            Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
         }
     }
 
@@ -72,10 +110,9 @@ impl Refusal {
         }
     }
 
-    /// The whole response. `role` is who should have answered.
-    pub fn response(self, role: &str, to_head: bool) -> String {
-        let (status, phrase) = self.status();
-        let reason = match self {
+    /// Why, in a line for the client. `role` is who should have answered.
+    pub fn reason(self, role: &str) -> String {
+        match self {
             Self::Request(reject) => format!("{reject}\n"),
             Self::Response(reject) => format!("the response of {role} was refused: {reject}\n"),
             Self::HeaderTimeout => "the request's head did not come in time\n".to_owned(),
@@ -87,7 +124,12 @@ impl Refusal {
             Self::ConnectTimeout => format!("no {role} accepted a connection in time\n"),
             Self::UpstreamClosed => format!("{role} closed the connection without an answer\n"),
             Self::ResponseTimeout => format!("{role} did not answer in time\n"),
-        };
+        }
+    }
+
+    /// The whole response. `role` is who should have answered.
+    pub fn response(self, role: &str, to_head: bool) -> String {
+        let ((status, phrase), reason) = (self.status(), self.reason(role));
         let extra = match status {
             // RFC 9110 15.5.6: a 405 lists what is allowed.
             405 => "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
@@ -125,27 +167,15 @@ impl AttemptFailure {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::http1::Pieces;
 
     #[test]
     fn every_refusal_has_an_error_status_and_a_whole_response() {
-        let requests = Reject::ALL.into_iter().map(Refusal::Request);
-        let responses = Reject::ALL.into_iter().map(Refusal::Response);
-        let others = [
-            Refusal::HeaderTimeout,
-            Refusal::BodyTimeout,
-            Refusal::NoUpstream,
-            Refusal::QueueFull,
-            Refusal::QueueTimeout,
-            Refusal::ConnectFailed,
-            Refusal::ConnectTimeout,
-            Refusal::UpstreamClosed,
-            Refusal::ResponseTimeout,
-        ];
-        for refusal in requests.chain(responses).chain(others) {
+        for refusal in Refusal::all() {
             assert!((400..600).contains(&refusal.status().0), "{refusal:?}");
-            assert!(refusal.index() < Refusal::COUNT);
             let text = refusal.response("appserver", false);
             let longest_name = "x".repeat(feed::name::NAME_BYTES_MAX);
             let longest = refusal.response(&longest_name, false);
@@ -158,6 +188,21 @@ mod tests {
             assert!(head.contains(&format!("Content-Length: {}", body.len())), "{text}");
             assert!(refusal.response("appserver", true).ends_with("\r\n\r\n"));
         }
+    }
+
+    #[test]
+    fn every_refusal_has_a_counter_and_a_word_of_its_own() {
+        let counters: Vec<usize> = Refusal::all().map(Refusal::index).collect();
+        assert_eq!(counters, (0..Refusal::COUNT).collect::<Vec<_>>());
+        let words: BTreeSet<&str> = Refusal::all().map(Refusal::word).collect();
+        assert_eq!(words.len(), Refusal::COUNT, "{words:?}");
+        let is_kebab = |word: &&str| {
+            let parts = word.split('-');
+            parts
+                .into_iter()
+                .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()))
+        };
+        assert!(words.iter().all(is_kebab), "{words:?}");
     }
 
     #[test]

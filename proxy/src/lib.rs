@@ -16,6 +16,7 @@ mod deadline;
 pub mod error;
 pub mod http1;
 pub mod limits;
+mod log;
 mod pipe;
 mod run;
 mod session;

@@ -39,9 +39,22 @@ pub const POOL_IDLE_COUNT_MAX: usize = 1024;
 /// Upstreams tried for one request, the first included.
 pub const ATTEMPTS_COUNT_MAX: u8 = 3;
 
+/// Proxies in front of this one that can be believed: a CDN, a firewall, two balancers and one to spare. Each may have added a
+/// line of its own to what is passed on, and all must fit in [`PIECES_COUNT_MAX`].
+pub const TRUSTED_HOPS_COUNT_MAX: usize = 5;
+
 /// Bytes read and thrown away after a refusal, so that closing with bytes unread does not reset the connection before the
 /// client has seen the answer.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a method in the access log: no registered one is over 17.
+pub const LOG_METHOD_BYTES_MAX: usize = 17;
+
+/// Bytes of a target in the access log: nearly every one whole, and a record in a handful of cache lines.
+pub const LOG_TARGET_BYTES_MAX: usize = 256;
+
+/// Records that a worker keeps until they are written: what 40,000 requests a second make in the writer's period, in 2 MB.
+pub const LOG_RING_COUNT_MAX: usize = 4096;
 
 /// Connections at a time for one worker, unless told otherwise: two descriptors each, below the usual limit of 20,000.
 pub const CLIENTS_COUNT_MAX: usize = 16 * 1024;

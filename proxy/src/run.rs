@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     accept::{self, Listening},
     config::{Args, FixedTable, Listen},
+    log::{Log, Tap},
     stats::Stats,
     upstream::{directory::Directory, follow::Follower},
     worker::{Settings, Worker},
@@ -38,15 +39,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut report = signal(SignalKind::user_defined1())?;
+    // Without a file to open anew, the signal keeps its meaning.
+    let mut hangup = args.access_log_file.as_ref().map(|_| signal(SignalKind::hangup())).transpose()?;
     let proxy = Proxy::start(args)?;
+    let mut log_renamed = async || match &mut hangup {
+        Some(hangup) => hangup.recv().await,
+        None => std::future::pending().await,
+    };
     tokio::select! {
         () = proxy.follow() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = async {
             loop {
-                report.recv().await;
-                tracing::info!("{}", proxy.summary());
+                tokio::select! {
+                    _ = report.recv() => tracing::info!("{}", proxy.summary()),
+                    _ = log_renamed() => proxy.reopen_log(),
+                }
             }
         } => {}
     }
@@ -60,8 +69,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 pub struct Proxy {
     args: Args,
     directory: Arc<Directory>,
+    /// Each worker's, and those of the access log's writer.
     stats: Vec<Arc<Stats>>,
     addrs: Vec<SocketAddr>,
+    log: Option<Log>,
     stopping: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -70,8 +81,9 @@ impl Proxy {
     /// Binds the listeners and starts the workers.
     ///
     /// # Errors
-    /// An address that cannot be listened on, or a `--balance` that fits no listener.
+    /// An address that cannot be listened on, a `--balance` that fits no listener, or settings that contradict each other.
     pub fn start(args: Args) -> anyhow::Result<Self> {
+        args.check()?;
         args.check_balance()?;
         let workers = usize::from(args.workers.unwrap_or_else(available_cores));
         let mut roles: Vec<Name> = args.listen.iter().map(|listen| listen.role.clone()).collect();
@@ -80,9 +92,14 @@ impl Proxy {
         let directory = Arc::new(Directory::new(&roles, workers));
         // Before the listeners: the first client must find what is known from the start.
         publish_fixed(&directory, &args.upstream);
+        let stats: Vec<Arc<Stats>> = (0..=workers).map(|_| Arc::default()).collect();
+        let role_names = roles.iter().map(Name::to_string).collect();
+        let log = Log::start(&args, role_names, workers, stats[workers].clone())?;
+        let (log, taps) = log.map_or((None, Vec::new()), |(log, taps)| (Some(log), taps));
         let mut proxy = Self {
             directory,
-            stats: (0..workers).map(|_| Arc::default()).collect(),
+            stats,
+            log,
             addrs: Vec::new(),
             stopping: watch::Sender::new(false),
             threads: Vec::new(),
@@ -98,8 +115,9 @@ impl Proxy {
                 worker.push((listen.clone(), socket));
             }
         }
+        let mut taps = taps.into_iter();
         for (id, sockets) in sockets.into_iter().enumerate() {
-            proxy.threads.push(proxy.start_worker(id, sockets)?);
+            proxy.threads.push(proxy.start_worker(id, sockets, taps.next())?);
         }
         for (listen, addr) in proxy.args.listen.iter().zip(&proxy.addrs) {
             tracing::info!(%addr, role = %listen.role, workers, "proxy listening");
@@ -115,6 +133,13 @@ impl Proxy {
     /// The counters in one line.
     pub fn summary(&self) -> String {
         Stats::summary(&self.stats.iter().map(|stats| &**stats))
+    }
+
+    /// Opens the access log's file anew: the old one has been renamed.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
     }
 
     /// Keeps the tables that are not fixed as the feed tells them; never ends.
@@ -137,18 +162,26 @@ impl Proxy {
                 tracing::error!("a worker panicked");
             }
         }
+        // After the workers: whatever they had to say is in their rings.
+        if let Some(log) = self.log {
+            log.stop();
+        }
     }
 
     fn start_worker(
         &self,
         id: usize,
         sockets: Vec<(Listen, std::net::TcpListener)>,
+        log: Option<Tap>,
     ) -> anyhow::Result<JoinHandle<()>> {
         let settings = Settings {
             timeouts: self.args.timeouts,
             half_closed: self.args.half_closed,
             clients_max: self.args.clients_max,
             rules: self.args.rules.clone(),
+            body_bytes_max: self.args.body_bytes_max.unwrap_or(u64::MAX),
+            forwarding: self.args.forwarded.with(self.args.trusted_hops),
+            via: self.args.via.clone(),
         };
         let (directory, stats) = (self.directory.clone(), self.stats[id].clone());
         let mut stopping = self.stopping.subscribe();
@@ -167,7 +200,7 @@ impl Proxy {
                 let seed = std::collections::hash_map::RandomState::new();
                 let seed = std::hash::BuildHasher::hash_one(&seed, id);
                 let drain = settings.timeouts.drain;
-                let worker = Worker::new(settings, id, &directory, stats, seed);
+                let worker = Worker::new(settings, id, &directory, stats, log, seed);
                 worker.start_tasks(id, &directory);
                 let accepting = start_accepting(id, &worker, &directory, sockets);
                 let _ = stopping.wait_for(|stopping| *stopping).await;

@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -16,7 +17,9 @@ use crate::{
     config::{Balance, HalfClosed, Timeouts, UpstreamRules},
     deadline::{Deadlines, TICK},
     error::{AttemptFailure, Refusal},
+    http1::Forwarding,
     limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
+    log::Tap,
     pipe::Pipes,
     session::exchange::Exchange,
     stats::Stats,
@@ -39,12 +42,17 @@ pub(crate) struct Settings {
     pub(crate) half_closed: HalfClosed,
     pub(crate) clients_max: usize,
     pub(crate) rules: UpstreamRules,
+    pub(crate) body_bytes_max: u64,
+    pub(crate) forwarding: Option<Forwarding>,
+    pub(crate) via: Option<String>,
 }
 
 /// What the sessions of one thread share.
 pub(crate) struct Worker {
     pub(crate) settings: Settings,
     pub(crate) stats: Arc<Stats>,
+    /// The access log, if there is one.
+    pub(crate) log: Option<Tap>,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) requests: Shelf,
     pub(crate) responses: Shelf,
@@ -68,6 +76,7 @@ impl Worker {
         id: usize,
         directory: &Directory,
         stats: Arc<Stats>,
+        log: Option<Tap>,
         seed: u64,
     ) -> Rc<Self> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -76,6 +85,7 @@ impl Worker {
             rosters: directory.roles().iter().map(roster).collect(),
             settings,
             stats,
+            log,
             deadlines: Rc::default(),
             requests: Shelf::new(HEAD_BYTES_MAX, SHELF_COUNT_MAX),
             responses: Shelf::new(RESPONSE_BUFFER_BYTES, SHELF_COUNT_MAX),
@@ -102,9 +112,9 @@ impl Worker {
     }
 
     /// The key of a client where its role is balanced by clients.
-    pub(crate) fn client_key(&self, role: usize, client: Option<socket2::SockRef<'_>>) -> Option<u64> {
+    pub(crate) fn client_key(&self, role: usize, peer: SocketAddr) -> Option<u64> {
         let is_wanted = self.rosters[role].balance == Balance::HashClient;
-        is_wanted.then(|| client?.peer_addr().ok()?.as_socket().map(|addr| hash::client_key(addr.ip())))?
+        is_wanted.then(|| hash::client_key(peer.ip()))
     }
 
     /// Chooses an upstream of a role and counts a use of it; waits where all are at their limit.

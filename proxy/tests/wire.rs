@@ -9,7 +9,7 @@
 //! protocol: tcp                                   what the proxy speaks, if not http
 //! timeouts: header=300ms                          as --timeouts
 //! half-closed: keep                               as --half-closed
-//! rules: --eject-5xx 2                            flags that concern upstreams
+//! flags: --body-bytes-max 5                       any others
 //! upstreams: live refusing silent                 the table: scripted, refusing and never accepting endpoints, or none
 //! split: no                                       only whole segments: time or segments are what the script is about
 //! client> $ / HTTP/1.1\r\n                        sends; indented lines continue

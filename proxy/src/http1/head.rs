@@ -3,9 +3,12 @@
 //! `httparse` finds the lines; what it tolerates and a proxy must not (bare LF, odd targets, contradictory fields) is
 //! refused here. A head that came in one read is parsed once, any other at most twice: see [`is_complete`].
 
-use std::mem::MaybeUninit;
+use std::{
+    mem::MaybeUninit,
+    net::{IpAddr, Ipv4Addr},
+};
 
-use super::{Fields, Framing, Parse, Pieces, Reject, Version, fields::Field, framing, rewrite};
+use super::{Fields, Forwarding, Framing, Parse, Pieces, Reject, Version, fields::Field, framing, rewrite};
 use crate::limits::{FIELDS_COUNT_MAX, HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// What the method means to a proxy.
@@ -45,9 +48,29 @@ pub struct RequestHead {
     pub upgrade: bool,
 }
 
+/// What a request is told of this hop.
+#[derive(Debug, Clone, Copy)]
+pub struct Hop<'a> {
+    /// The Host that an HTTP/1.0 request without one is forwarded with.
+    pub host: &'a str,
+    /// Who has sent it.
+    pub peer: IpAddr,
+    /// What the upstream is told of that; by default nothing, and what the client has said of it passes.
+    pub forwarding: Option<Forwarding>,
+    /// The name of this hop in Via.
+    pub via: Option<&'a str>,
+}
+
+impl<'a> Hop<'a> {
+    /// One that says nothing of itself or the client.
+    pub const fn plain(host: &'a str) -> Self {
+        Self { host, peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED), forwarding: None, via: None }
+    }
+}
+
 /// What the response must take into account.
 #[derive(Debug, Clone, Copy)]
-pub struct Exchanged {
+pub struct Exchanged<'a> {
     /// The request was HEAD.
     pub to_head: bool,
     /// The client's version.
@@ -56,6 +79,8 @@ pub struct Exchanged {
     pub upgrade: bool,
     /// The client's connection can be used again.
     pub keep_alive: bool,
+    /// The name of this hop in Via.
+    pub via: Option<&'a str>,
 }
 
 /// What was decided about a response.
@@ -88,13 +113,15 @@ pub(super) struct Layout<'a> {
     pub(super) fields_start: usize,
     /// Length of the head; its last two bytes are the empty line.
     pub(super) bytes: usize,
+    /// As it came.
+    pub(super) version: Version,
 }
 
 impl Layout<'_> {
     /// Where the line of this field begins; one past the last field is the empty line.
     pub(super) fn line_start(&self, position: usize) -> usize {
         match self.fields.get(position) {
-            Some(field) => offset(self.buffer, field.name),
+            Some(field) => offset(self.buffer, field.name.as_bytes()),
             None => self.bytes - 2,
         }
     }
@@ -109,7 +136,7 @@ impl Layout<'_> {
     }
 }
 
-fn offset(buffer: &[u8], part: &str) -> usize {
+pub(super) fn offset(buffer: &[u8], part: &[u8]) -> usize {
     let offset = part.as_ptr() as usize - buffer.as_ptr() as usize;
     debug_assert!(offset <= buffer.len(), "httparse returned a slice of another buffer");
     offset
@@ -122,14 +149,14 @@ pub fn is_complete(buffer: &[u8], scanned: usize) -> bool {
     memchr::memchr_iter(b'\n', new).any(|at| matches!(new[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
 
-/// Parses a request's head at the start of `buffer` and fills `pieces` with what to forward of it. `host` is what an HTTP/1.0
-/// request without Host is forwarded with.
+/// Parses a request's head at the start of `buffer` and fills `pieces` with what to forward of it, with what
+/// `hop` adds.
 ///
 /// # Errors
 /// Why the request is refused.
 pub fn parse_request(
     buffer: &mut [u8],
-    host: &str,
+    hop: Hop<'_>,
     pieces: &mut Pieces,
 ) -> Result<Parse<RequestHead>, Reject> {
     // httparse would skip it, and however many follow.
@@ -151,15 +178,16 @@ pub fn parse_request(
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(Reject::Malformed);
     };
-    let target_start = offset(buffer, target);
+    let target_start = offset(buffer, target.as_bytes());
     let version_start = target_start + target.len() + 1;
-    let layout = Layout { buffer, fields: request.headers, fields_start: version_start + 10, bytes };
+    let version = version_of(minor);
+    let fields_start = version_start + 10;
+    let layout = Layout { buffer, fields: request.headers, fields_start, bytes, version };
     // Empty lines before a request (RFC 9112 2.2) are skipped by the caller; here they would hide where it begins.
-    if buffer.get(version_start - 1) != Some(&b' ') || offset(buffer, method) != 0 {
+    if buffer.get(version_start - 1) != Some(&b' ') || offset(buffer, method.as_bytes()) != 0 {
         return Err(Reject::Malformed);
     }
     layout.check_line_ends()?;
-    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     let mut found = Fields::parse(request.headers)?;
     if version == Version::Http10 {
         // RFC 9110 7.8: ignored in HTTP/1.0.
@@ -167,8 +195,8 @@ pub fn parse_request(
     }
     let framing = framing::request_framing(request.headers, &found, version)?;
     let kind = method_of(method)?;
-    let host = rewrite::Host { found: host_of(&found, request.headers, version)?, default: host };
-    rewrite::request(&layout, &found, method, target_start..target_start + target.len(), host, pieces)?;
+    let host = host_of(&found, request.headers, version)?;
+    rewrite::request(&layout, &found, method, target_start..target_start + target.len(), host, hop, pieces)?;
     let head = RequestHead {
         bytes,
         method: kind,
@@ -188,7 +216,7 @@ pub fn parse_request(
 /// Why the response is refused: the upstream's fault.
 pub fn parse_response(
     buffer: &mut [u8],
-    exchanged: Exchanged,
+    exchanged: Exchanged<'_>,
     pieces: &mut Pieces,
 ) -> Result<Parse<ResponseHead>, Reject> {
     // httparse skips empty lines; an upstream that sends them has lost count of its messages.
@@ -211,12 +239,12 @@ pub fn parse_response(
         return Err(Reject::Malformed);
     };
     let line_end = memchr::memchr(b'\n', buffer).map_or(0, |at| at + 1);
-    let layout = Layout { buffer, fields: response.headers, fields_start: line_end, bytes };
+    let version = version_of(minor);
+    let layout = Layout { buffer, fields: response.headers, fields_start: line_end, bytes, version };
     if !(100..600).contains(&status) {
         return Err(Reject::Malformed);
     }
     layout.check_line_ends()?;
-    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     let found = Fields::parse(response.headers)?;
     let framing = framing::response_framing(response.headers, &found, version, status, exchanged.to_head)?;
     // 101 without a request for it, or before its end, would turn requests into tunnel bytes (CVE-2026-2833).
@@ -255,6 +283,10 @@ fn too_large(target: Option<&str>) -> Reject {
 fn wants_keep_alive(found: &Fields, version: Version) -> bool {
     // RFC 9112 9.3: persistent unless told otherwise, and the reverse in HTTP/1.0.
     !found.close && (version == Version::Http11 || found.keep_alive)
+}
+
+fn version_of(minor: u8) -> Version {
+    if minor == 0 { Version::Http10 } else { Version::Http11 }
 }
 
 fn method_of(method: &str) -> Result<Method, Reject> {

@@ -10,6 +10,7 @@
 
 pub mod body;
 pub mod fields;
+pub mod forwarded;
 pub mod framing;
 pub mod head;
 pub mod pieces;
@@ -18,6 +19,7 @@ pub mod rewrite;
 
 pub use body::{Body, BodyKind};
 pub use fields::Fields;
+pub use forwarded::Forwarding;
 pub use framing::Framing;
 pub use pieces::Pieces;
 pub use reject::Reject;

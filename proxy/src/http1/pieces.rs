@@ -1,11 +1,11 @@
 //! What to write: slices of a buffer, and a few bytes of our own between them.
 
-use std::{io::IoSlice, ops::Range};
+use std::{fmt, io::IoSlice, ops::Range};
 
 use crate::limits::PIECES_COUNT_MAX;
 
-/// Bytes of our own in one message: a handful of short fields.
-const ADDED_BYTES_MAX: usize = 512;
+/// Bytes of our own in one message: every field that can be set, with the longest names and addresses.
+const ADDED_BYTES_MAX: usize = 640;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Piece {
@@ -45,6 +45,12 @@ impl Default for Pieces {
     }
 }
 
+impl fmt::Write for Pieces {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.add(text.as_bytes()).map_err(|_| fmt::Error)
+    }
+}
+
 impl Pieces {
     /// Forgets everything.
     pub fn clear(&mut self) {
@@ -74,6 +80,14 @@ impl Pieces {
         let piece = Piece { start: self.added_bytes as u32, end: end as u32, added: true };
         self.added_bytes = end;
         self.append(piece)
+    }
+
+    /// Appends text of our own, formatted in place.
+    ///
+    /// # Errors
+    /// No room.
+    pub fn add_fmt(&mut self, text: fmt::Arguments<'_>) -> Result<(), Full> {
+        fmt::Write::write_fmt(self, text).map_err(|_| Full)
     }
 
     fn append(&mut self, piece: Piece) -> Result<(), Full> {

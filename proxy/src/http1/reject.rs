@@ -1,5 +1,20 @@
 //! Why a message is refused: closed, counted, and each with one status.
 
+/// The words of rejects, one for a request's and one for a response's, so that each can be a constant.
+macro_rules! words {
+    ($($reject:ident => $word:literal,)*) => {
+        /// What it is called in logs and counters where a request has the defect.
+        pub fn word(self) -> &'static str {
+            match self { $(Self::$reject => $word,)* }
+        }
+
+        /// The same where an upstream's response has it.
+        pub fn response_word(self) -> &'static str {
+            match self { $(Self::$reject => concat!("response-", $word),)* }
+        }
+    };
+}
+
 /// A refusal. The status is what a client is told; the same defect in an upstream's message is told as 502.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[repr(u8)]
@@ -79,6 +94,9 @@ pub enum Reject {
     /// A trailer that would change how the message is framed or routed (RFC 9110 6.5.1).
     #[error("forbidden trailer field")]
     TrailerForbidden,
+    /// A body over the size that was set, or chunks that add up to more.
+    #[error("body too large")]
+    BodyTooLarge,
     /// CONNECT: this is no forward proxy.
     #[error("connect is not served")]
     Connect,
@@ -89,7 +107,7 @@ pub enum Reject {
 
 impl Reject {
     /// Every refusal, so that counters and tests can enumerate them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::BareLineEnd,
         Self::FieldName,
@@ -115,14 +133,47 @@ impl Reject {
         Self::ChunkExtension,
         Self::Trailer,
         Self::TrailerForbidden,
+        Self::BodyTooLarge,
         Self::Connect,
         Self::Trace,
     ];
+
+    words! {
+        Malformed => "malformed",
+        BareLineEnd => "bare-lf",
+        FieldName => "field-name",
+        FieldNameTooLong => "field-name-too-long",
+        FieldValue => "field-value",
+        Version => "version",
+        HeadTooLarge => "head-too-large",
+        TooManyFields => "too-many-fields",
+        TooManyCuts => "too-many-cuts",
+        TargetTooLong => "target-too-long",
+        Target => "target",
+        HostMissing => "host-missing",
+        HostRepeated => "host-repeated",
+        HostMalformed => "host-malformed",
+        HostMismatch => "host-mismatch",
+        LengthAndCoding => "length-and-coding",
+        LengthRepeated => "length-repeated",
+        LengthMalformed => "length-malformed",
+        Coding => "coding",
+        CodingInHttp10 => "coding-in-http10",
+        ChunkSize => "chunk-size",
+        ChunkEnd => "chunk-end",
+        ChunkExtension => "chunk-extension",
+        Trailer => "trailer",
+        TrailerForbidden => "trailer-forbidden",
+        BodyTooLarge => "body-too-large",
+        Connect => "connect",
+        Trace => "trace",
+    }
 
     /// The status that a client is told.
     pub fn status(self) -> u16 {
         match self {
             Self::HeadTooLarge | Self::TooManyFields | Self::TooManyCuts | Self::FieldNameTooLong => 431,
+            Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,
             Self::Version => 505,
             // RFC 9112 6.1: a server that receives a transfer coding it does not understand responds with 501.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{
     Fields, Pieces, Reject, Version,
     fields::FieldSet,
-    head::{Exchanged, Layout, ResponseHead, is_authority},
+    head::{Exchanged, Hop, Layout, ResponseHead, is_authority},
     pieces::Full,
 };
 use crate::limits::TARGET_BYTES_MAX;
@@ -16,22 +16,14 @@ impl From<Full> for Reject {
     }
 }
 
-/// Whom a request is for.
-#[derive(Clone, Copy)]
-pub(super) struct Host<'a> {
-    /// The Host field.
-    pub(super) found: Option<&'a [u8]>,
-    /// What an HTTP/1.0 request without one gets.
-    pub(super) default: &'a str,
-}
-
 /// Fills `pieces` with the request's head as an upstream is to see it.
 pub(super) fn request(
     layout: &Layout<'_>,
     found: &Fields,
     method: &str,
     target: Range<usize>,
-    host: Host<'_>,
+    host: Option<&[u8]>,
+    hop: Hop<'_>,
     pieces: &mut Pieces,
 ) -> Result<(), Reject> {
     pieces.clear();
@@ -49,22 +41,36 @@ pub(super) fn request(
         Some(b'*') if text.len() == 1 && method == "OPTIONS" => pieces.push(0..layout.fields_start)?,
         _ => authority = Some(push_absolute(layout, method, target, pieces)?),
     }
-    if let (Some(authority), Some(host)) = (authority, host.found)
+    if let (Some(authority), Some(host)) = (authority, host)
         && !authority.eq_ignore_ascii_case(host)
     {
         return Err(Reject::HostMismatch);
     }
-    push_kept(layout, found.hop_by_hop & !set_of(found.upgrade), pieces)?;
-    if host.found.is_none() {
+    let told = hop.forwarding.map(|forwarding| forwarding.read(layout.fields, found.hop_by_hop));
+    let dropped = found.hop_by_hop & !set_of(found.upgrade) | told.map_or(0, |told| told.dropped);
+    push_kept(layout, dropped, pieces)?;
+    if host.is_none() {
         pieces.add(b"Host: ")?;
-        pieces.add(authority.unwrap_or(host.default.as_bytes()))?;
+        pieces.add(authority.unwrap_or(hop.host.as_bytes()))?;
         pieces.add(b"\r\n")?;
     }
     if found.upgrade.is_some() {
         pieces.add(b"Connection: Upgrade\r\n")?;
     }
+    if let (Some(forwarding), Some(told)) = (hop.forwarding, told) {
+        let asked = host.or(authority).ok_or(hop.host);
+        forwarding.push(layout, told, asked, hop.peer, pieces)?;
+    }
+    push_via(hop.via, layout.version, pieces)?;
     pieces.push(layout.bytes - 2..layout.bytes)?;
     Ok(())
+}
+
+/// RFC 9110 7.6.3: the version is that of the message that came, the name ours. A line of its own continues the list.
+fn push_via(name: Option<&str>, version: Version, pieces: &mut Pieces) -> Result<(), Full> {
+    let Some(name) = name else { return Ok(()) };
+    let minor = u8::from(version == Version::Http11);
+    pieces.add_fmt(format_args!("Via: 1.{minor} {name}\r\n"))
 }
 
 /// An absolute target becomes what an origin server reads (RFC 9112 3.2.1, 3.2.4); returns its authority.
@@ -100,7 +106,7 @@ pub(super) fn response(
     layout: &Layout<'_>,
     found: &Fields,
     head: &ResponseHead,
-    exchanged: Exchanged,
+    exchanged: Exchanged<'_>,
     pieces: &mut Pieces,
 ) -> Result<(), Reject> {
     pieces.push(0..layout.fields_start)?;
@@ -119,6 +125,7 @@ pub(super) fn response(
             (true, Version::Http11) => {}
         }
     }
+    push_via(exchanged.via, layout.version, pieces)?;
     pieces.push(layout.bytes - 2..layout.bytes)?;
     Ok(())
 }
@@ -148,7 +155,7 @@ mod tests {
         http1::{
             Parse, Pieces, Reject,
             Version::*,
-            head::{Exchanged, parse_request, parse_response},
+            head::{Exchanged, Hop, parse_request, parse_response},
         },
         limits::PIECES_COUNT_MAX,
     };
@@ -165,20 +172,21 @@ mod tests {
     }
 
     fn request(input: &str) -> Result<String, Reject> {
-        passed(input, |buffer, pieces| parse_request(buffer, "role", pieces))
+        passed(input, |buffer, pieces| parse_request(buffer, Hop::plain("role"), pieces))
     }
 
-    fn response(input: &str, exchanged: Exchanged) -> Result<String, Reject> {
+    fn response(input: &str, exchanged: Exchanged<'_>) -> Result<String, Reject> {
         passed(input, |buffer, pieces| parse_response(buffer, exchanged, pieces))
     }
 
-    const GET: Exchanged = Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true };
+    const GET: Exchanged<'_> =
+        Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true, via: None };
 
     #[test]
     fn a_request_without_anything_to_cut_is_one_piece_of_the_bytes_that_came() {
         let input = b"POST /a?b HTTP/1.1\r\nhOST: a\r\nX:  y \r\nX: z\r\nContent-Length: 0\r\n\r\n";
         let mut pieces = Pieces::default();
-        parse_request(&mut input.to_vec(), "role", &mut pieces).unwrap();
+        parse_request(&mut input.to_vec(), Hop::plain("role"), &mut pieces).unwrap();
         assert_eq!(pieces.single(input), Some(&input[..]));
     }
 
@@ -253,6 +261,28 @@ mod tests {
         );
         let early = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
         assert_eq!(response(early, Exchanged { keep_alive: false, ..GET }).unwrap(), early);
+    }
+
+    #[test]
+    fn via_names_this_hop_and_the_version_that_came_to_it() {
+        let hop = Hop { via: Some("p"), ..Hop::plain("role") };
+        let asked = |version: &str| {
+            let input = format!(
+                "GET / HTTP/{version}\r\nHost: a\r\nVia: 1.1 x\r\nConnection: Via\r\nVia: 1.1 y\r\n\r\n"
+            );
+            passed(&input, |buffer, pieces| parse_request(buffer, hop, pieces))
+        };
+        for version in ["1.0", "1.1"] {
+            let expected = format!("GET / HTTP/1.1\r\nHost: a\r\nVia: {version} p\r\n\r\n");
+            assert_eq!(asked(version), Ok(expected), "what Connection names goes first");
+            let input =
+                format!("HTTP/{version} 204 No Content\r\nVia: 1.1 x\r\nConnection: keep-alive\r\n\r\n");
+            let output = response(&input, Exchanged { via: Some("p"), ..GET });
+            assert_eq!(
+                output,
+                Ok(format!("HTTP/1.1 204 No Content\r\nVia: 1.1 x\r\nVia: {version} p\r\n\r\n"))
+            );
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::{
         head::{Method, RequestHead, ResponseHead},
     },
     limits::{ATTEMPTS_COUNT_MAX, LINGER_BYTES_MAX},
+    log::Record,
     pipe::Pipe,
     socket::Socket,
     upstream::{Lease, Ticket},
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) client: Socket,
     /// When it was accepted, on the workers' clock.
     pub(crate) since_ms: u64,
+    /// The client's address; one of version 4 is never written as one of version 6.
+    pub(crate) peer: SocketAddr,
     pub(crate) deadline: Deadline,
     pub(crate) worker: Rc<Worker>,
     /// Position of the role in the directory.
@@ -79,7 +82,7 @@ pub(super) enum Step {
     Pick,
     Connect,
     Relay,
-    Refuse,
+    Refuse(Refusal),
     Linger,
     End(Outcome),
 }
@@ -151,6 +154,8 @@ pub(crate) struct Exchange {
     attempts: u8,
     failed: [u64; ATTEMPTS_COUNT_MAX as usize],
     lingered_bytes: usize,
+    /// What the access log is to know; none without one.
+    pub(super) record: Option<Record>,
 }
 
 impl Exchange {
@@ -169,12 +174,13 @@ impl Exchange {
                     Stage::Linger => ready!(self.poll_linger(context, session)),
                 }
             };
+            self.note_step(&step, session);
             let timeouts = &session.worker.settings.timeouts;
             let (stage, timeout) = match step {
                 Step::Pick => (Stage::Pick, timeouts.queue),
                 Step::Connect => (Stage::Connect, timeouts.connect),
                 Step::Relay => (Stage::Relay, timeouts.response),
-                Step::Refuse => (Stage::Refuse, LINGER_TIMEOUT),
+                Step::Refuse(_) => (Stage::Refuse, LINGER_TIMEOUT),
                 Step::Linger => (Stage::Linger, LINGER_TIMEOUT),
                 Step::End(outcome) => return Poll::Ready(outcome),
             };
@@ -413,7 +419,7 @@ impl Exchange {
     /// Answers the client instead of an upstream.
     pub(super) fn refuse(&mut self, refusal: Refusal, session: &Session) -> Step {
         session.worker.stats.note_refusal(refusal);
-        tracing::debug!(role = %session.role_name, ?refusal, "refused");
+        tracing::debug!(role = %session.role_name, word = refusal.word(), "refused");
         self.drop_upstream(&session.worker);
         // A head that was refused says what it is by its first bytes only.
         let is_head = |buffer: &Buffer| buffer.filled().starts_with(b"HEAD ");
@@ -422,7 +428,7 @@ impl Exchange {
         pieces.clear();
         let fits = pieces.add(refusal.response(&session.role_name, to_head).as_bytes());
         debug_assert!(fits.is_ok(), "a refusal is shorter than the room for added bytes");
-        Step::Refuse
+        Step::Refuse(refusal)
     }
 
     fn poll_refuse(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {

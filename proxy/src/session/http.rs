@@ -2,20 +2,26 @@
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use super::exchange::{Exchange, Outcome, Session};
-use crate::{socket::Socket, upstream::is_quiet, worker::Worker};
+use crate::{log::record::End, socket::Socket, upstream::is_quiet, worker::Worker};
 
 /// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
-pub(crate) async fn serve(worker: Rc<Worker>, client: Socket, role: usize, role_name: Rc<str>) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    (client, peer): (Socket, SocketAddr),
+    role: usize,
+    role_name: Rc<str>,
+) {
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
     let since_ms = worker.deadlines.now_ms();
-    let client_key = worker.client_key(role, client.options());
-    let mut session = Session { client, since_ms, deadline, worker, role, role_name, client_key };
+    let client_key = worker.client_key(role, peer);
+    let mut session = Session { client, since_ms, peer, deadline, worker, role, role_name, client_key };
     // The first request comes with the connection, most times: it is looked for before anything is waited for.
     let mut is_new = true;
     loop {
@@ -29,6 +35,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: Socket, role: usize, role_
             let Exchanging { exchange: Some(exchange), session, is_whole } = &mut exchanging else { return };
             // From here on the time of the head runs, however its bytes trickle (slowloris); what ran before is over.
             session.deadline.set(session.worker.settings.timeouts.header);
+            exchange.begin_record(session);
             *is_whole = false;
             let outcome = poll_fn(|context| exchange.poll(context, session)).await;
             *is_whole = outcome != Outcome::Abort;
@@ -51,7 +58,9 @@ struct Exchanging<'a> {
 
 impl Drop for Exchanging<'_> {
     fn drop(&mut self) {
-        let Some(exchange) = self.exchange.take() else { return };
+        let Some(mut exchange) = self.exchange.take() else { return };
+        // Only the end of the worker ends an exchange that has not ended by itself.
+        exchange.end_record(End::Stopped, self.session);
         if !self.is_whole && exchange.is_answering() {
             // A reset tells the client what a clean end would hide: that its response is not whole.
             let _ = self.session.client.options().map(|options| options.set_linger(Some(Duration::ZERO)));
@@ -100,13 +109,17 @@ mod tests {
             half_closed: HalfClosed::Abort,
             clients_max: 1,
             rules: UpstreamRules::default(),
+            body_bytes_max: u64::MAX,
+            forwarding: None,
+            via: None,
         };
         let directory = Directory::new(&["app".parse().unwrap()], 1);
-        let worker = Worker::new(settings, 0, &directory, Arc::default(), 1);
+        let worker = Worker::new(settings, 0, &directory, Arc::default(), None, 1);
         let deadline = worker.deadlines.register(Waker::noop());
         let mut session = Session {
             client: client.into(),
             since_ms: 0,
+            peer: "127.0.0.1:1".parse().unwrap(),
             deadline,
             worker,
             role: 0,

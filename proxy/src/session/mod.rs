@@ -5,4 +5,5 @@ pub(crate) mod http;
 mod request;
 mod response;
 pub(crate) mod tcp;
+mod trace;
 pub(crate) mod transfer;

@@ -10,8 +10,8 @@ use crate::{
     config::Balance,
     error::Refusal,
     http1::{
-        Body, BodyKind, Framing, Parse, Reject,
-        head::{is_complete, parse_request},
+        Body, BodyKind, Parse, Reject,
+        head::{Hop, is_complete, parse_request},
     },
     limits::HEAD_BYTES_MAX,
     upstream::hash,
@@ -64,11 +64,16 @@ impl Exchange {
         }
         let is_worth_it =
             request.scanned == 0 || is_complete(bytes, request.scanned) || bytes.len() == HEAD_BYTES_MAX;
-        if is_worth_it
-            && let Parse::Done(head) = parse_request(bytes, &session.role_name, &mut request.pieces)?
-        {
+        let settings = &session.worker.settings;
+        let hop = Hop {
+            host: &session.role_name,
+            peer: session.peer.ip(),
+            forwarding: settings.forwarding,
+            via: settings.via.as_deref(),
+        };
+        if is_worth_it && let Parse::Done(head) = parse_request(bytes, hop, &mut request.pieces)? {
             request.head = Some(head);
-            request.body = Body::new(head.framing, true);
+            request.body = Body::new(head.framing, true).limited(settings.body_bytes_max)?;
             request.covered = request.body.scan(bytes, head.bytes, &mut request.pieces)?;
             session.worker.stats.requests.add(1);
             return Ok(Parse::Done(()));
@@ -125,7 +130,7 @@ impl Exchange {
                     Ok(0) if is_tunnel => {
                         // The other direction may go on: only this one is over.
                         let _ = upstream.finish();
-                        request.body = Body::new(Framing::Empty, true);
+                        request.body.end();
                         return Poll::Ready(Ok(()));
                     }
                     Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Client)),

@@ -105,6 +105,7 @@ impl Exchange {
             client: request.version,
             upgrade: request.upgrade && self.request.body.is_done() && self.request.pieces.is_written(),
             keep_alive: request.keep_alive && !session.worker.is_draining(),
+            via: session.worker.settings.via.as_deref(),
         };
         // A head must fit behind its first byte, wherever an interim response before it ended.
         buffer.compact();
@@ -170,7 +171,10 @@ impl Exchange {
         }
         let buffer = self.response.buffer.get_or_insert_with(|| worker.responses.take());
         let count = ready!(poll_fill(context, upstream, buffer)).map_err(|_| Broken::Upstream)?;
-        self.response.is_begun |= count > 0;
+        if count > 0 && !self.response.is_begun {
+            self.response.is_begun = true;
+            self.note_first_byte();
+        }
         if self.response.head.is_some() {
             session.deadline.set(self.response_timeout(session));
         }
@@ -186,7 +190,7 @@ impl Exchange {
         if head.status == 101 {
             let _ = session.client.finish();
         }
-        response.body = Body::new(Framing::Empty, true);
+        response.body.end();
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
@@ -27,10 +28,15 @@ use crate::{
 const RELAY_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Serves a client until both directions have ended. `role` is the position of the role in the directory.
-pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    (client, peer): (TcpStream, SocketAddr),
+    role: usize,
+    role_name: Rc<str>,
+) {
     worker.stats.requests.add(1);
     // Nothing can be told to a client in an unknown protocol: closing is the answer.
-    let key = worker.client_key(role, Some(socket2::SockRef::from(&client)));
+    let key = worker.client_key(role, peer);
     let (_lease, upstream) = match connect(&worker, role, key).await {
         Ok(connected) => connected,
         Err(refusal) => {

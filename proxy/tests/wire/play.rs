@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use clap::Parser as _;
 use proxy::{
     Proxy,
     config::{Args, FixedTable, Listen},
@@ -21,6 +22,12 @@ use crate::{
 
 /// How long a proxy may take to stop, however busy the machine is.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    args: Args,
+}
 
 struct Stage {
     listener: TcpListener,
@@ -42,6 +49,7 @@ pub(crate) fn play(script: &Script, split: Split, patience: Duration) -> Result<
     SockRef::from(&listener).set_read_timeout(Some(patience)).map_err(socket)?;
     let (addrs, _held) = endpoints(&script.upstreams, &listener).map_err(socket)?;
     let listen: Listen = format!("http://{}:0=app", own_ip()).parse()?;
+    let flags = Flags::try_parse_from(["proxy"].into_iter().chain(script.flags.split_whitespace()));
     let proxy = Proxy::start(Args {
         listen: vec![Listen { protocol: script.protocol, ..listen.clone() }],
         feed: "/nonexistent".into(),
@@ -50,7 +58,7 @@ pub(crate) fn play(script: &Script, split: Split, patience: Duration) -> Result<
         timeouts: script.timeouts,
         half_closed: script.half_closed,
         clients_max: 100,
-        rules: script.rules.clone(),
+        ..flags.map_err(|error| error.to_string())?.args
     });
     let proxy = proxy.map_err(|error| format!("{error:#}"))?;
     let mut stage = Stage {

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use clap::Parser;
-use proxy::config::{HalfClosed, Protocol, Timeouts, UpstreamRules};
+use proxy::config::{HalfClosed, Protocol, Timeouts};
 
 use crate::peer::End;
 
@@ -15,18 +14,11 @@ pub(crate) struct Script {
     pub(crate) protocol: Protocol,
     pub(crate) timeouts: Timeouts,
     pub(crate) half_closed: HalfClosed,
-    pub(crate) rules: UpstreamRules,
+    /// Flags of the command line that have no line of their own.
+    pub(crate) flags: String,
     pub(crate) upstreams: Vec<Endpoint>,
     pub(crate) is_split: bool,
     pub(crate) steps: Vec<Step>,
-}
-
-/// The part of the command line that a script's `rules` are.
-#[derive(Parser)]
-#[command(no_binary_name = true)]
-struct Flags {
-    #[command(flatten)]
-    rules: UpstreamRules,
 }
 
 /// What an upstream of the table does.
@@ -105,7 +97,7 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
         protocol: Protocol::Http,
         timeouts: "drain=10ms".parse()?,
         half_closed: HalfClosed::Abort,
-        rules: UpstreamRules::default(),
+        flags: String::new(),
         upstreams: vec![Endpoint::Live],
         is_split: true,
         steps: Vec::new(),
@@ -116,12 +108,9 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
             Some(("title", value)) => title = value,
             Some(("each", value)) => cases.push(value),
             Some(("timeouts", value)) => script.timeouts = format!("drain=10ms,{value}").parse()?,
-            Some(("rules", value)) => {
-                let flags = Flags::try_parse_from(value.split(' '));
-                script.rules = flags.map_err(|error| format!("{file}:{line}: {error}"))?.rules;
-            }
             Some(("protocol", "tcp")) => script.protocol = Protocol::Tcp,
             Some(("half-closed", "keep")) => script.half_closed = HalfClosed::Keep,
+            Some(("flags", value)) => value.clone_into(&mut script.flags),
             Some(("split", "no")) => script.is_split = false,
             Some(("upstreams", "none")) => script.upstreams.clear(),
             Some(("upstreams", value)) => {

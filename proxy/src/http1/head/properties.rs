@@ -93,7 +93,7 @@ proptest! {
     #[test]
     fn segments_never_change_what_a_response_is(input in responses(), upgrade: bool, to_head: bool, old: bool) {
         let client = if old { Http10 } else { Http11 };
-        check_prefixes(&input, |input| response(input, Exchanged { to_head, client, upgrade, keep_alive: true }))?;
+        check_prefixes(&input, |input| response(input, Exchanged { to_head, client, upgrade, ..GET }))?;
     }
 
     #[test]
@@ -125,7 +125,7 @@ proptest! {
 
     #[test]
     fn what_is_answered_means_the_same_to_the_client(input in responses(), upgrade: bool, to_head: bool) {
-        let exchanged = Exchanged { to_head, client: Http11, upgrade, keep_alive: true };
+        let exchanged = Exchanged { to_head, upgrade, ..GET };
         if let Ok(Parse::Done((head, forwarded))) = response(&input, exchanged) {
             let again = accepted(response(&forwarded, exchanged)).0;
             prop_assert_eq!((again.status, again.framing), (head.status, head.framing));

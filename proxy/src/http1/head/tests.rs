@@ -21,13 +21,13 @@ fn text(pieces: &Pieces, buffer: &[u8]) -> Vec<u8> {
 /// The decision about a request, and what is forwarded of its head.
 pub(super) fn request(input: &[u8]) -> Parsed<RequestHead> {
     let (mut buffer, mut pieces) = (input.to_vec(), Pieces::default());
-    Ok(match parse_request(&mut buffer, "role", &mut pieces)? {
+    Ok(match parse_request(&mut buffer, Hop::plain("role"), &mut pieces)? {
         Parse::Done(head) => Parse::Done((head, text(&pieces, &buffer))),
         Parse::NeedMore => Parse::NeedMore,
     })
 }
 
-pub(super) fn response(input: &[u8], exchanged: Exchanged) -> Parsed<ResponseHead> {
+pub(super) fn response(input: &[u8], exchanged: Exchanged<'_>) -> Parsed<ResponseHead> {
     let (mut buffer, mut pieces) = (input.to_vec(), Pieces::default());
     Ok(match parse_response(&mut buffer, exchanged, &mut pieces)? {
         Parse::Done(head) => Parse::Done((head, text(&pieces, &buffer))),
@@ -35,8 +35,8 @@ pub(super) fn response(input: &[u8], exchanged: Exchanged) -> Parsed<ResponseHea
     })
 }
 
-pub(super) const GET: Exchanged =
-    Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true };
+pub(super) const GET: Exchanged<'_> =
+    Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true, via: None };
 
 pub(super) fn accepted<T>(parsed: Parsed<T>) -> (T, Vec<u8>) {
     match parsed {
@@ -46,6 +46,9 @@ pub(super) fn accepted<T>(parsed: Parsed<T>) -> (T, Vec<u8>) {
     }
 }
 
+/// A limit for the bodies of these tests.
+const BODY_BYTES_MAX: u64 = 100_000;
+
 /// Why a whole request, body included, is refused.
 fn reject(input: &[u8]) -> Option<Reject> {
     let head = match request(input) {
@@ -53,7 +56,11 @@ fn reject(input: &[u8]) -> Option<Reject> {
         Ok(Parse::NeedMore) => return None,
         Err(reject) => return Some(reject),
     };
-    let (mut body, mut at) = (Body::new(head.framing, true), head.bytes);
+    let (body, mut at) = (Body::new(head.framing, true).limited(BODY_BYTES_MAX), head.bytes);
+    let mut body = match body {
+        Ok(body) => body,
+        Err(reject) => return Some(reject),
+    };
     while at < input.len() && !body.is_done() {
         match body.scan(input, at, &mut Pieces::default()) {
             Ok(next) => at = next,
@@ -123,6 +130,10 @@ fn refused_for(reject: Reject) -> Vec<Vec<u8>> {
             bodies(&["0\r\n\n", "0\r\nX : y\r\n", &format!("0\r\nX:{}", many("y", TRAILER_BYTES_MAX))])
         }
         Reject::TrailerForbidden => bodies(&["0\r\nContent-Length: 5\r\n\r\n", "0\r\nhost: b\r\n\r\n"]),
+        Reject::BodyTooLarge => {
+            let chunked = bodies(&[&format!("{:x}\r\n", BODY_BYTES_MAX + 1)]);
+            [chunked, fields(&[&format!("Content-Length: {}", BODY_BYTES_MAX + 1)])].concat()
+        }
         Reject::Connect => lines(&["CONNECT a:443 HTTP/1.1"]),
         Reject::Trace => lines(&["TRACE / HTTP/1.1"]),
     }
