@@ -1,0 +1,17 @@
+//! What a request costs the built proxy.
+//!
+//! A proxy of one worker runs with a fixed table; its origin and its clients are threads of this test.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod origin;
+mod running;
+mod system_calls;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One measurement at a time.
+fn stage() -> MutexGuard<'static, ()> {
+    static STAGE: Mutex<()> = Mutex::new(());
+    STAGE.lock().unwrap_or_else(PoisonError::into_inner)
+}
