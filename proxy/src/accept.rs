@@ -1,12 +1,12 @@
 //! Listeners: one for each worker at each address, and a session for each connection.
 
-use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{io, net::SocketAddr, rc::Rc, task::Waker, time::Duration};
 
 use tokio::{net::TcpListener, task::spawn_local};
 
 use crate::{
     config::Protocol,
-    session::{http, tcp},
+    session::{exchange::Session, http::Http, tcp},
     worker::Worker,
 };
 
@@ -91,10 +91,15 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
         let protocol = listening.protocol;
         match protocol {
             Protocol::Http => {
-                spawn_local(async move {
-                    let _counted = counted;
-                    http::serve(worker, client, role, role_name).await;
-                });
+                let deadline = worker.deadlines.register(Waker::noop());
+                spawn_local(Http::new(Session {
+                    client,
+                    deadline,
+                    worker,
+                    role,
+                    role_name,
+                    _counted: counted,
+                }));
             }
             Protocol::Tcp => {
                 spawn_local(async move {
@@ -114,7 +119,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-struct Counted(Rc<Worker>);
+/// One of the worker's clients, for as long as this lives.
+pub(crate) struct Counted(Rc<Worker>);
 
 impl Counted {
     fn new(worker: Rc<Worker>) -> Self {

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 
 use super::transfer::{poll_fill, poll_finish, poll_flush};
 use crate::{
+    accept::Counted,
     buffer::Buffer,
     config::HalfClosed,
     deadline::Deadline,
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     /// Position of the role in the directory.
     pub(crate) role: usize,
     pub(crate) role_name: Rc<str>,
+    /// Held, not read.
+    pub(crate) _counted: Counted,
 }
 
 /// What becomes of the client's connection after an exchange.

@@ -1,60 +1,83 @@
 //! An HTTP client's connection: idle, then one exchange after another.
 
 use std::{
-    future::poll_fn,
-    rc::Rc,
-    task::{Context, Poll},
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::net::TcpStream;
-
 use super::exchange::{Exchange, Outcome, Session};
-use crate::worker::Worker;
+use crate::config::Timeouts;
 
-/// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
-pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream, role: usize, role_name: Rc<str>) {
-    let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
-    let mut session = Session { client, deadline, worker, role, role_name };
-    loop {
-        session.deadline.set(session.worker.settings.timeouts.idle);
-        if !poll_fn(|context| session.poll_idle(context)).await {
-            return;
-        }
-        let exchange = Some(session.worker.take_exchange());
-        let mut exchanging = Exchanging { exchange, session: &mut session, is_whole: true };
-        loop {
-            let Exchanging { exchange: Some(exchange), session, is_whole } = &mut exchanging else { return };
-            // From here on the time of the head runs, however its bytes trickle (slowloris); what ran before is over.
-            session.deadline.set(session.worker.settings.timeouts.header);
-            *is_whole = false;
-            let outcome = poll_fn(|context| exchange.poll(context, session)).await;
-            *is_whole = outcome != Outcome::Abort;
-            match outcome {
-                Outcome::Next if exchange.has_more() => exchange.next(),
-                Outcome::Next => break,
-                Outcome::Close | Outcome::Abort => return,
-            }
-        }
-    }
-}
-
-/// An exchange under way. It goes back to the worker whatever becomes of the session, which may be dropped at any time.
-struct Exchanging<'a> {
+/// A client's connection until either side is done with it; it may be dropped at any time.
+///
+/// Written out instead of an `async fn`, which would keep room for each value beside where it came from: all of this is held
+/// by every idle connection.
+pub(crate) struct Http {
+    session: Session,
+    /// None: the connection is idle.
     exchange: Option<Box<Exchange>>,
-    session: &'a mut Session,
     /// The client has all that it is to get, and may believe it.
     is_whole: bool,
 }
 
-impl Drop for Exchanging<'_> {
-    fn drop(&mut self) {
+impl Http {
+    pub(crate) fn new(session: Session) -> Self {
+        session.deadline.set(session.worker.settings.timeouts.idle);
+        Self { session, exchange: None, is_whole: true }
+    }
+
+    /// Gives the exchange back.
+    fn end_exchange(&mut self) {
         let Some(exchange) = self.exchange.take() else { return };
         if !self.is_whole && exchange.is_answering() {
             // A reset tells the client what a clean end would hide: that its response is not whole.
             let _ = socket2::SockRef::from(&self.session.client).set_linger(Some(Duration::ZERO));
         }
         self.session.worker.put_exchange(exchange);
+    }
+}
+
+impl Future for Http {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.session.deadline.wake_by(context.waker());
+        let Timeouts { header, idle, .. } = this.session.worker.settings.timeouts;
+        loop {
+            let Some(exchange) = &mut this.exchange else {
+                if !ready!(this.session.poll_idle(context)) {
+                    return Poll::Ready(());
+                }
+                // From here on the time of the head runs, however its bytes trickle (slowloris).
+                this.session.deadline.set(header);
+                this.is_whole = false;
+                this.exchange = Some(this.session.worker.take_exchange());
+                continue;
+            };
+            let outcome = ready!(exchange.poll(context, &mut this.session));
+            this.is_whole = outcome != Outcome::Abort;
+            match outcome {
+                Outcome::Next if exchange.has_more() => {
+                    exchange.next();
+                    this.session.deadline.set(header);
+                    this.is_whole = false;
+                }
+                Outcome::Next => {
+                    this.session.deadline.set(idle);
+                    this.end_exchange();
+                }
+                Outcome::Close | Outcome::Abort => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        self.end_exchange();
     }
 }
 
