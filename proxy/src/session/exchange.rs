@@ -339,7 +339,8 @@ impl Exchange {
         let stats = &session.worker.stats;
         if matches!(broken, Broken::Client) {
             stats.clients_gone.add(1);
-            return Step::End(Outcome::Close);
+            // It may have closed its sending side only: then a clean end would be that of a response without a length.
+            return Step::End(if self.is_answering() { Outcome::Abort } else { Outcome::Close });
         }
         if self.is_answering() {
             stats.truncated.add(1);
