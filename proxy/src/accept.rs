@@ -123,7 +123,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 pub(crate) struct Counted(Rc<Worker>);
 
 impl Counted {
-    fn new(worker: Rc<Worker>) -> Self {
+    pub(crate) fn new(worker: Rc<Worker>) -> Self {
         worker.clients.set(worker.clients.get() + 1);
         Self(worker)
     }
