@@ -18,7 +18,10 @@ use tokio::{net::TcpStream, task::spawn_local};
 
 use crate::{
     config::Protocol,
-    session::{http, tcp},
+    session::{
+        http::{Http, Session},
+        tcp,
+    },
     socket::Socket,
     worker::Worker,
 };
@@ -124,10 +127,8 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
         let protocol = listening.protocol;
         match protocol {
             Protocol::Http => {
-                spawn_local(async move {
-                    let _counted = counted;
-                    http::serve(worker, (Socket::unwatched(client), peer), role, role_name).await;
-                });
+                let client = (Socket::unwatched(client), peer);
+                spawn_local(Http::new(Session::new(client, counted, (role, role_name))));
             }
             Protocol::Tcp => {
                 spawn_local(async move {
@@ -161,12 +162,17 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-struct Counted(Rc<Worker>);
+/// One of the worker's clients, for as long as this lives.
+pub(crate) struct Counted(Rc<Worker>);
 
 impl Counted {
-    fn new(worker: Rc<Worker>) -> Self {
+    pub(crate) fn new(worker: Rc<Worker>) -> Self {
         worker.clients.set(worker.clients.get() + 1);
         Self(worker)
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.0
     }
 }
 

@@ -80,6 +80,14 @@ impl Deadlines {
 }
 
 impl Deadline {
+    /// Wakes by this waker from now on; the same one again costs a comparison.
+    pub(crate) fn wake_by(&self, waker: &Waker) {
+        let known = &mut self.all.slots.borrow_mut()[self.slot as usize].waker;
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
     /// Arms it anew, counting from the last tick.
     pub(crate) fn set(&self, after: Duration) {
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
@@ -153,6 +161,16 @@ mod tests {
         all.tick(2);
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(!deadline.is_over());
+    }
+
+    #[test]
+    fn a_deadline_wakes_by_the_last_waker_only() {
+        let (all, counts) = (Rc::new(Deadlines::default()), [(); 2].map(|()| Arc::new(Count::default())));
+        let deadline = all.register(&Waker::from(counts[0].clone()));
+        deadline.wake_by(&Waker::from(counts[1].clone()));
+        deadline.set(Duration::ZERO);
+        all.tick(0);
+        assert_eq!([0, 1].map(|i: usize| counts[i].0.load(Ordering::Relaxed)), [0, 1]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ mod buffer;
 pub mod config;
 mod deadline;
 pub mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http1;
 pub mod limits;
 mod log;

@@ -242,7 +242,7 @@ async fn drain_worker(worker: &Worker, timeout: Duration) {
     }
 }
 
-fn publish_fixed(directory: &Directory, tables: &[FixedTable]) {
+pub(crate) fn publish_fixed(directory: &Directory, tables: &[FixedTable]) {
     for fixed in tables {
         let endpoints = fixed.addrs.iter().enumerate().map(|(i, addr)| fixed_endpoint(i, *addr)).collect();
         if let Some(role) = directory.role(fixed.role.as_str()) {

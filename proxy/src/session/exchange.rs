@@ -13,16 +13,17 @@
 use std::{
     io,
     net::SocketAddr,
-    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use super::transfer::{poll_fill, poll_flush};
+use super::{
+    http::Session,
+    transfer::{poll_fill, poll_flush},
+};
 use crate::{
     buffer::Buffer,
     config::HalfClosed,
-    deadline::Deadline,
     error::{AttemptFailure, Refusal},
     http1::{
         Body, Pieces, Reject,
@@ -38,22 +39,6 @@ use crate::{
 
 /// How long a refused client may go on sending before its connection is closed.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What lives as long as the client's connection.
-pub(crate) struct Session {
-    pub(crate) client: Socket,
-    /// When it was accepted, on the workers' clock.
-    pub(crate) since_ms: u64,
-    /// The client's address; one of version 4 is never written as one of version 6.
-    pub(crate) peer: SocketAddr,
-    pub(crate) deadline: Deadline,
-    pub(crate) worker: Rc<Worker>,
-    /// Position of the role in the directory.
-    pub(crate) role: usize,
-    pub(crate) role_name: Rc<str>,
-    /// Where the role is balanced by clients.
-    pub(crate) client_key: Option<u64>,
-}
 
 /// What becomes of the client's connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -376,7 +361,8 @@ impl Exchange {
         let stats = &session.worker.stats;
         if matches!(broken, Broken::Client) {
             stats.clients_gone.add(1);
-            return Step::End(Outcome::Close);
+            // It may have closed its sending side only: then a clean end would be that of a response without a length.
+            return Step::End(if self.is_answering() { Outcome::Abort } else { Outcome::Close });
         }
         if self.is_answering() {
             stats.truncated.add(1);

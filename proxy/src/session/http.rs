@@ -1,75 +1,49 @@
 //! An HTTP client's connection: idle, then one exchange after another.
 
 use std::{
-    future::poll_fn,
+    future::Future,
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use super::exchange::{Exchange, Outcome, Session};
-use crate::{log::record::End, socket::Socket, upstream::is_quiet, worker::Worker};
+use super::exchange::{Exchange, Outcome};
+use crate::{
+    accept::Counted, config::Timeouts, deadline::Deadline, log::record::End, socket::Socket,
+    upstream::is_quiet, worker::Worker,
+};
 
-/// Serves a client until either side is done with the connection. `role` is the position of the role in the directory.
-pub(crate) async fn serve(
-    worker: Rc<Worker>,
-    (client, peer): (Socket, SocketAddr),
-    role: usize,
-    role_name: Rc<str>,
-) {
-    let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
-    let since_ms = worker.deadlines.now_ms();
-    let client_key = worker.client_key(role, peer);
-    let mut session = Session { client, since_ms, peer, deadline, worker, role, role_name, client_key };
-    // The first request comes with the connection, most times: it is looked for before anything is waited for.
-    let mut is_new = true;
-    loop {
-        session.deadline.set(session.worker.settings.timeouts.idle);
-        if !std::mem::take(&mut is_new) && !poll_fn(|context| session.poll_idle(context)).await {
-            return;
-        }
-        let exchange = Some(session.worker.take_exchange());
-        let mut exchanging = Exchanging { exchange, session: &mut session, is_whole: true };
-        loop {
-            let Exchanging { exchange: Some(exchange), session, is_whole } = &mut exchanging else { return };
-            // From here on the time of the head runs, however its bytes trickle (slowloris); what ran before is over.
-            session.deadline.set(session.worker.settings.timeouts.header);
-            exchange.begin_record(session);
-            *is_whole = false;
-            let outcome = poll_fn(|context| exchange.poll(context, session)).await;
-            *is_whole = outcome != Outcome::Abort;
-            match outcome {
-                Outcome::Next if exchange.has_more() => exchange.next(),
-                Outcome::Next => break,
-                Outcome::Close | Outcome::Abort => return,
-            }
-        }
-    }
-}
-
-/// An exchange under way. It goes back to the worker whatever becomes of the session, which may be dropped at any time.
-struct Exchanging<'a> {
-    exchange: Option<Box<Exchange>>,
-    session: &'a mut Session,
-    /// The client has all that it is to get, and may believe it.
-    is_whole: bool,
-}
-
-impl Drop for Exchanging<'_> {
-    fn drop(&mut self) {
-        let Some(mut exchange) = self.exchange.take() else { return };
-        // Only the end of the worker ends an exchange that has not ended by itself.
-        exchange.end_record(End::Stopped, self.session);
-        if !self.is_whole && exchange.is_answering() {
-            // A reset tells the client what a clean end would hide: that its response is not whole.
-            let _ = self.session.client.options().map(|options| options.set_linger(Some(Duration::ZERO)));
-        }
-        self.session.worker.put_exchange(exchange);
-    }
+/// What lives as long as the client's connection. An idle one holds nothing else: every byte here counts.
+pub(crate) struct Session {
+    pub(crate) client: Socket,
+    /// The client's address; one of version 4 is never written as one of version 6.
+    pub(crate) peer: SocketAddr,
+    /// When it was accepted, on the workers' clock.
+    pub(crate) since_ms: u64,
+    pub(crate) deadline: Deadline,
+    pub(crate) worker: Rc<Worker>,
+    /// Position of the role in the directory.
+    pub(crate) role: usize,
+    pub(crate) role_name: Rc<str>,
+    /// Held, not read.
+    _counted: Counted,
 }
 
 impl Session {
+    /// A client that was accepted just now, for a role and its position in the directory.
+    pub(crate) fn new(
+        (client, peer): (Socket, SocketAddr),
+        counted: Counted,
+        (role, role_name): (usize, Rc<str>),
+    ) -> Self {
+        let worker = counted.worker().clone();
+        let deadline = worker.deadlines.register(Waker::noop());
+        let since_ms = worker.deadlines.now_ms();
+        Self { client, peer, since_ms, deadline, worker, role, role_name, _counted: counted }
+    }
+
     /// Waits for a first byte without a buffer; false when the connection is to be closed.
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         // Before all else: a request that has come is answered, even by a proxy that is asked to stop.
@@ -82,9 +56,89 @@ impl Session {
     }
 }
 
+/// A client's connection until either side is done with it; it may be dropped at any time.
+///
+/// Written out instead of an `async fn`, which would keep room for each value beside where it came from: all of this is held
+/// by every idle connection.
+pub(crate) struct Http {
+    session: Session,
+    /// None: the connection is idle.
+    exchange: Option<Box<Exchange>>,
+    /// The client has all that it is to get, and may believe it.
+    is_whole: bool,
+}
+
+impl Http {
+    /// The first request comes with the connection, most times: it is looked for before anything is waited for.
+    pub(crate) fn new(session: Session) -> Self {
+        let mut http = Self { session, exchange: None, is_whole: true };
+        http.begin_exchange();
+        http
+    }
+
+    fn begin_exchange(&mut self) {
+        let mut exchange = self.exchange.take().unwrap_or_else(|| self.session.worker.take_exchange());
+        // From here on the time of the head runs, however its bytes trickle (slowloris); what ran before is over.
+        self.session.deadline.set(self.session.worker.settings.timeouts.header);
+        exchange.begin_record(&self.session);
+        self.is_whole = false;
+        self.exchange = Some(exchange);
+    }
+
+    /// Gives the exchange back.
+    fn end_exchange(&mut self) {
+        let Some(mut exchange) = self.exchange.take() else { return };
+        // Only the end of the worker ends an exchange that has not ended by itself.
+        exchange.end_record(End::Stopped, &self.session);
+        if !self.is_whole && exchange.is_answering() {
+            // A reset tells the client what a clean end would hide: that its response is not whole.
+            let _ = self.session.client.options().map(|options| options.set_linger(Some(Duration::ZERO)));
+        }
+        self.session.worker.put_exchange(exchange);
+    }
+}
+
+impl Future for Http {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.session.deadline.wake_by(context.waker());
+        loop {
+            let Some(exchange) = &mut this.exchange else {
+                if !ready!(this.session.poll_idle(context)) {
+                    return Poll::Ready(());
+                }
+                this.begin_exchange();
+                continue;
+            };
+            let outcome = ready!(exchange.poll(context, &mut this.session));
+            this.is_whole = outcome != Outcome::Abort;
+            match outcome {
+                Outcome::Next if exchange.has_more() => {
+                    exchange.next();
+                    this.begin_exchange();
+                }
+                Outcome::Next => {
+                    let Timeouts { idle, .. } = this.session.worker.settings.timeouts;
+                    this.session.deadline.set(idle);
+                    this.end_exchange();
+                }
+                Outcome::Close | Outcome::Abort => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        self.end_exchange();
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, pin::pin, sync::Arc, task::Waker};
+    use std::{future::poll_fn, pin::pin, sync::Arc};
 
     use tokio::{
         io::AsyncWriteExt,
@@ -115,17 +169,8 @@ mod tests {
         };
         let directory = Directory::new(&["app".parse().unwrap()], 1);
         let worker = Worker::new(settings, 0, &directory, Arc::default(), None, 1);
-        let deadline = worker.deadlines.register(Waker::noop());
-        let mut session = Session {
-            client: client.into(),
-            since_ms: 0,
-            peer: "127.0.0.1:1".parse().unwrap(),
-            deadline,
-            worker,
-            role: 0,
-            role_name: "app".into(),
-            client_key: None,
-        };
+        let client = (client.into(), "127.0.0.1:1".parse().unwrap());
+        let mut session = Session::new(client, Counted::new(worker), (0, "app".into()));
         far.write_all(b"G").await.unwrap();
         poll_fn(|context| session.client.poll_recv_ready(context)).await.unwrap();
         session.worker.drain();

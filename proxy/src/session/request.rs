@@ -3,7 +3,8 @@
 use std::task::{Context, Poll, ready};
 
 use super::{
-    exchange::{Broken, Exchange, Outcome, RequestSide, Session, Step},
+    exchange::{Broken, Exchange, Outcome, RequestSide, Step},
+    http::Session,
     transfer::{Side, poll_fill, poll_flush, poll_splice, take_pipe},
 };
 use crate::{
@@ -22,7 +23,7 @@ impl RequestSide {
     pub(super) fn key(&self, session: &Session) -> Option<u64> {
         match &session.worker.rosters[session.role].balance {
             Balance::P2c => None,
-            Balance::HashClient => session.client_key,
+            Balance::HashClient => Some(hash::client_key(session.peer.ip())),
             Balance::HashHeader(name) => {
                 hash::field_key(self.buffer.as_ref()?.filled().get(..self.head?.bytes)?, name)
             }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    exchange::{Broken, Exchange, Session},
+    exchange::{Broken, Exchange},
+    http::Session,
     transfer::{Side, poll_fill, poll_flush, poll_splice, take_pipe},
 };
 use crate::{

@@ -3,7 +3,10 @@
 
 use std::time::Instant;
 
-use super::exchange::{Exchange, Outcome, Session, Step};
+use super::{
+    exchange::{Exchange, Outcome, Step},
+    http::Session,
+};
 use crate::log::{
     Record,
     record::{End, Tried},

@@ -1,0 +1,147 @@
+//! A keep-alive request allocates nothing, neither in the proxy nor in the event loop below it.
+//!
+//! The process's allocator counts. The origin and the clients are threads of this process that allocate nothing either while
+//! it counts, so that every allocation of the process is the proxy's.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    alloc::System,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Barrier},
+    thread,
+};
+
+use clap::Parser;
+use proxy::{Args, Proxy};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Clients at a time, each on a connection of its own.
+const CLIENTS_COUNT: usize = 4;
+
+/// Requests of each client before the count: every shelf and pool is as full as it gets.
+const WARM_UP_COUNT: usize = 500;
+
+/// Requests of each client in the count; together 10,000.
+const REQUESTS_COUNT: usize = 2500;
+
+/// A request and the response to it, as plain and as full of work as they come.
+const EXCHANGES: [(&[u8], &[u8]); 3] = [
+    (
+        b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n",
+    ),
+    // Fields that are cut out, a body, and chunks that pass.
+    (
+        b"POST /form HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nContent-Length: 3\r\n\r\na=b",
+        b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhello\n\r\n0\r\n\r\n",
+    ),
+    // A target to rewrite, and an interim response.
+    (
+        b"PUT http://a/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    ),
+];
+
+/// Answers each request by its first byte; how it ends is seen by what the proxy sends.
+fn serve(mut stream: TcpStream, together: &Barrier) {
+    stream.set_nodelay(true).unwrap();
+    together.wait();
+    let (mut seen, mut length) = ([0; 1024], 0);
+    loop {
+        match stream.read(&mut seen[length..]) {
+            Ok(0) | Err(_) => return,
+            Ok(more) => length += more,
+        }
+        let ends: [&[u8]; 3] = [b"\r\n\r\n", b"\r\n\r\na=b", b"\r\n0\r\n\r\n"];
+        let method = |(request, _): &(&[u8], &[u8])| request[..3] == seen[..3];
+        let position = EXCHANGES.iter().position(method).unwrap();
+        if seen[..length].ends_with(ends[position]) {
+            length = 0;
+            stream.write_all(EXCHANGES[position].1).unwrap();
+        }
+    }
+}
+
+fn start_origin() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    // Nobody is answered before everybody is connected: later none has to be.
+    let together = Arc::new(Barrier::new(CLIENTS_COUNT));
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let together = together.clone();
+            thread::spawn(move || serve(stream, &together));
+        }
+    });
+    addr
+}
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn start_proxy(origin: SocketAddr) -> Proxy {
+    let upstream = format!("--upstream=origin={origin}");
+    let flags = ["proxy", "--listen=http://127.0.0.1:0=origin", &upstream, "--workers=1"];
+    Proxy::start(Flags::parse_from(flags).args).unwrap()
+}
+
+fn exchange(stream: &mut TcpStream, turn: usize) {
+    let (request, response) = EXCHANGES[turn % EXCHANGES.len()];
+    let mut seen = [0; 1024];
+    stream.write_all(request).unwrap();
+    let count = response.len();
+    // Without the Connection of the upstream's side.
+    let ended_here = if turn % EXCHANGES.len() == 1 { "Connection: keep-alive\r\n".len() } else { 0 };
+    stream.read_exact(&mut seen[..count - ended_here]).unwrap();
+    assert!(
+        seen.starts_with(&response[..12]) && seen[..count - ended_here].ends_with(&response[count - 4..])
+    );
+}
+
+#[test]
+fn a_keep_alive_request_allocates_nothing() {
+    let proxy = start_proxy(start_origin());
+    let addr = proxy.addrs()[0];
+    // Warm, counting, counted.
+    let phases = Barrier::new(CLIENTS_COUNT + 1);
+    let change = thread::scope(|scope| {
+        for _ in 0..CLIENTS_COUNT {
+            scope.spawn(|| {
+                let mut stream = TcpStream::connect(addr).unwrap();
+                stream.set_nodelay(true).unwrap();
+                (0..WARM_UP_COUNT).for_each(|turn| exchange(&mut stream, turn));
+                phases.wait();
+                phases.wait();
+                (0..REQUESTS_COUNT).for_each(|turn| exchange(&mut stream, turn));
+                phases.wait();
+                // Closed after the count, by which time it has been read.
+                phases.wait();
+            });
+        }
+        phases.wait();
+        let region = Region::new(COUNTING);
+        phases.wait();
+        phases.wait();
+        let change = region.change();
+        phases.wait();
+        change
+    });
+    eprintln!("{} requests: {change:?}", CLIENTS_COUNT * REQUESTS_COUNT);
+    let summary = proxy.summary();
+    let requests = format!(" requests={} ", CLIENTS_COUNT * (WARM_UP_COUNT + REQUESTS_COUNT));
+    assert!(
+        summary.contains(&requests) && summary.contains(&format!(" connects={CLIENTS_COUNT} ")),
+        "{summary}"
+    );
+    let counts = (change.allocations, change.reallocations, change.deallocations);
+    assert_eq!(counts, (0, 0, 0), "{change:?}");
+    proxy.stop();
+}

@@ -1,0 +1,88 @@
+//! Idle connections: little memory, and no time.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    origin::{self, Client},
+    running::Running,
+    stage,
+};
+
+const IDLE_COUNT: usize = 10_000;
+
+/// What the project promises of one idle connection in the proxy's own memory.
+const IDLE_BYTES_MAX: u64 = 1024;
+
+/// Connections before the first look: what is allocated once is there, in good part.
+const WARM_UP_COUNT: usize = 100;
+
+/// Requests of the active connection in one measurement of the time: so many that ticks of the deadlines are among them.
+const REQUESTS_COUNT: u64 = 2500;
+
+/// Measurements of which the least counts, since whoever disturbs only adds.
+const MEASUREMENTS_COUNT: usize = 8;
+
+/// Far above what two measurements of the same thing differ by, and far below what a look at each idle connection for every
+/// request would make of it.
+const SLOWDOWN_MAX: f64 = 1.5;
+
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = IDLE_COUNT as u64 + 500;
+    assert!(limit.maximum.is_none_or(|maximum| maximum >= needed), "ulimit -Hn: {needed} are needed");
+    // The proxy inherits it.
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+}
+
+/// Resident memory of the proxy.
+fn memory_bytes(proxy: &Running) -> u64 {
+    let rollup = std::fs::read_to_string(proxy.proc("smaps_rollup")).unwrap();
+    let rss = rollup.lines().find_map(|line| line.strip_prefix("Rss:")?.trim().strip_suffix(" kB"));
+    rss.unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// Time that the worker ran, by the scheduler's account.
+fn busy_ns(proxy: &Running) -> u64 {
+    let schedstat = std::fs::read_to_string(proxy.proc_of_worker("schedstat")).unwrap();
+    schedstat.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Time of the worker for a request.
+fn request_ns(proxy: &Running, client: &mut Client) -> u64 {
+    let mut measure = || {
+        let before = busy_ns(proxy);
+        (0..REQUESTS_COUNT).for_each(|_| client.get());
+        (busy_ns(proxy) - before) / REQUESTS_COUNT
+    };
+    (0..MEASUREMENTS_COUNT).map(|_| measure()).min().unwrap()
+}
+
+fn connect_idle(proxy: &Running, count: usize) -> Vec<Client> {
+    let connect = |_| {
+        let mut client = Client::connect(proxy.addr);
+        client.get();
+        client
+    };
+    (0..count).map(connect).collect()
+}
+
+#[test]
+fn idle_connections_cost_a_kib_each_at_most_and_active_ones_nothing() {
+    let _stage = stage();
+    allow_descriptors();
+    let proxy = Running::start(origin::start(1));
+    let mut active = Client::connect(proxy.addr);
+    let _warm_up = connect_idle(&proxy, WARM_UP_COUNT);
+    let alone_ns = request_ns(&proxy, &mut active);
+    let before_bytes = memory_bytes(&proxy);
+    let idle = connect_idle(&proxy, IDLE_COUNT);
+    let each_bytes = memory_bytes(&proxy).saturating_sub(before_bytes) / IDLE_COUNT as u64;
+    let among_idle_ns = request_ns(&proxy, &mut active);
+    let slowdown = among_idle_ns as f64 / alone_ns as f64;
+    eprintln!(
+        "{} idle connections: {each_bytes} bytes each; {alone_ns} ns a request without them, {among_idle_ns} ns with ({slowdown:.2})",
+        idle.len(),
+    );
+    assert!(each_bytes <= IDLE_BYTES_MAX, "{each_bytes} bytes");
+    assert!(slowdown <= SLOWDOWN_MAX, "{slowdown:.2}: {alone_ns} ns without, {among_idle_ns} ns with");
+}
