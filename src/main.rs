@@ -4,6 +4,7 @@
 //! command line, the local cluster ([`up`]), and questions to a sidecar ([`ask`]).
 
 mod ask;
+mod keys;
 mod up;
 
 use std::process::ExitCode;
@@ -46,6 +47,9 @@ enum Command {
     Wait(ask::WaitArgs),
     /// Drain this node and leave the cluster
     Leave(ask::LeaveArgs),
+    /// The keys that the gossip is sealed with
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +91,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Monitor(args) => ask::monitor(args).await?,
         Command::Wait(args) => return ask::wait(args).await,
         Command::Leave(args) => ask::leave(args).await?,
+        Command::Keys(command) => keys::keys(&command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

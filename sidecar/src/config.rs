@@ -44,6 +44,9 @@ pub struct Args {
     /// The cluster's name; others on the same network are not heard
     #[arg(long, env = "CONCERTINA_CLUSTER", default_value = "default")]
     pub cluster: String,
+    /// The cluster's keys, one a line: the first seals what is sent, all open what comes. Without it, nothing is encrypted
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
     /// The DNS zone in which user-defined Docker networks are asked for seeds
     #[arg(long, env = "CONCERTINA_ZONE", default_value = "concertina.internal.")]
     pub zone: String,

@@ -1,9 +1,9 @@
 //! The sidecar: gossip, the feed, and supervision of one role process.
 //!
 //! ```text
-//! packet → membership (foca, adverts, sync, drain) → role tables → publish (feed)
-//!                ▲                                        │
-//!   seeds, check, supervise ───────── driver ─────────────┘
+//! gate → packet → membership (foca, adverts, sync, drain) → role tables → publish (feed)
+//!                       ▲                                        │
+//!          seeds, check, supervise ───────── driver ─────────────┘
 //! ```
 //!
 //! [`membership::Membership`] is the whole state machine. It takes inputs and the time and returns effects: no
@@ -19,14 +19,20 @@ pub mod config;
 mod drain;
 mod driver;
 pub mod effect;
+pub mod gate;
 pub mod input;
+pub mod key_file;
+pub mod keyring;
 pub mod lifeline;
+mod link;
 pub mod member_id;
 pub mod membership;
 pub mod packet;
 mod picture;
 mod publish;
+pub mod replay;
 mod role_tables;
+pub mod seal;
 pub mod seeds;
 mod stream;
 pub mod supervise;
