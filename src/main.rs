@@ -45,6 +45,8 @@ enum Command {
     Monitor(ask::MonitorArgs),
     /// Wait until a role has enough ready endpoints
     Wait(ask::WaitArgs),
+    /// What a node's sidecar sent, received and dropped
+    Stats(ask::StatsArgs),
     /// Drain this node and leave the cluster
     Leave(ask::LeaveArgs),
     /// The keys that the gossip is sealed with
@@ -90,6 +92,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Members(args) => ask::members(args).await?,
         Command::Monitor(args) => ask::monitor(args).await?,
         Command::Wait(args) => return ask::wait(args).await,
+        Command::Stats(args) => ask::stats(args).await?,
         Command::Leave(args) => ask::leave(args).await?,
         Command::Keys(command) => keys::keys(&command)?,
     }

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 
-use crate::{Name, RoleTable};
+use crate::{Name, RoleTable, stats::Stats};
 
 /// Version of the protocol; the other side's must be the same.
 pub const VERSION: u32 = 1;
@@ -38,6 +38,8 @@ pub enum ToSidecar {
     Wait(Wait),
     /// Leave the cluster: what SIGTERM does.
     Leave {},
+    /// Ask what was sent, received and dropped.
+    Stats {},
 }
 
 /// What the sidecar says.
@@ -64,6 +66,8 @@ pub enum FromSidecar {
     },
     /// The answer to `leave`.
     Leaving {},
+    /// The answer to `stats`.
+    Stats(Stats),
     /// The request cannot be answered; says why. The connection closes after it.
     Refused {
         /// What was wrong and what would be right.

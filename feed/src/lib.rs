@@ -17,6 +17,7 @@ pub mod ask;
 pub mod follow;
 pub mod frame;
 pub mod name;
+pub mod stats;
 pub mod subscriber;
 pub mod table;
 pub mod time;

@@ -36,9 +36,10 @@ use crate::{
     link::{Link, SharedGate, unix_ms},
     member_id::MemberId,
     membership::{Config, Membership},
-    packet::{DATAGRAM_BYTES_MAX, Envelope, Kind},
+    packet::{DATAGRAM_BYTES_MAX, Envelope, Kind, PacketError},
     publish::{self, Publisher, Request},
     seeds::Sources,
+    stream::StreamError,
     supervise::Role,
 };
 
@@ -57,7 +58,7 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(1200);
 enum Event {
     Serving(bool),
     Seeds(Vec<SocketAddr>),
-    Sync(Vec<u8>),
+    Sync { from: IpAddr, state: Vec<u8> },
     SyncEnded,
     Stream { link: Link, packet: Vec<u8>, turn: Turn },
     Dead(Peer),
@@ -177,14 +178,14 @@ impl Driver {
                 .map_or_else(|| Instant::now() + Duration::from_secs(1), |d| self.started + d);
             tokio::select! {
                 received = self.udp.recv_from(&mut datagram) => match received {
-                    Ok((length, _)) => self.handle_datagram(&datagram[..length]),
+                    Ok((length, from)) => self.handle_datagram(&datagram[..length], from.ip()),
                     // A peer's port was unreachable; the membership notices by itself.
                     Err(error) => tracing::debug!(%error, "receive"),
                 },
                 () = sleep_until(deadline) => self.input(Input::Tick),
                 accepted = self.tcp.accept() => self.accept_stream(accepted).await,
                 Some(event) = self.inbox.recv() => self.handle_event(event),
-                Some(request) = self.requests.recv() => self.handle_request(&request),
+                Some(request) = self.requests.recv() => self.handle_request(request),
                 _ = self.terminate.recv() => self.input(Input::Leave),
                 _ = self.interrupt.recv() => self.input(Input::Leave),
                 status = self.role.ended() => {
@@ -204,11 +205,18 @@ impl Driver {
         }
     }
 
-    fn handle_datagram(&mut self, datagram: &[u8]) {
+    fn handle_datagram(&mut self, datagram: &[u8], from: IpAddr) {
         let opened = self.gate.borrow_mut().open_datagram(datagram, unix_ms());
         match opened {
-            Ok(packet) => self.input(Input::Datagram(&packet)),
-            Err(error) => tracing::debug!(%error, "dropped a datagram"),
+            Ok(packet) => self.hear(Input::Datagram(&packet), from),
+            Err(why) => self.gate.borrow_mut().note_drop(from, why),
+        }
+    }
+
+    /// Takes an input that somebody else wrote.
+    fn hear(&mut self, input: Input<'_>, from: IpAddr) {
+        if let Err(why) = self.membership.handle(input, self.started.elapsed()) {
+            self.gate.borrow_mut().note_drop(from, why);
         }
     }
 
@@ -219,20 +227,22 @@ impl Driver {
                 self.input(Input::Serving(serving));
             }
             Event::Seeds(seeds) => self.input(Input::Seeds(seeds)),
-            Event::Sync(state) => self.input(Input::Sync(&state)),
+            Event::Sync { from, state } => self.hear(Input::Sync(&state), from),
             Event::SyncEnded => self.input(Input::SyncEnded),
             Event::Stream { link, packet, turn } => self.handle_stream(link, &packet, turn),
             Event::Dead(peer) => self.input(Input::Dead(peer)),
         }
     }
 
-    fn handle_request(&mut self, request: &Request) {
+    fn handle_request(&mut self, request: Request) {
         match request {
             Request::Consumers => {
                 self.input(Input::Follows(self.publisher.follows()));
                 self.input(Input::InFlight(self.publisher.in_flight()));
             }
             Request::Leave => self.input(Input::Leave),
+            // Who asked may have gone.
+            Request::Stats(reply) => drop(reply.send(self.gate.borrow().stats())),
         }
     }
 
@@ -300,7 +310,7 @@ impl Driver {
         };
         spawn_local(async move {
             match timeout(SYNC_TIMEOUT, exchange).await {
-                Ok(Ok(state)) => drop(events.send(Event::Sync(state))),
+                Ok(Ok(state)) => drop(events.send(Event::Sync { from: with.ip(), state })),
                 Ok(Err(error)) => tracing::debug!(%with, %error, "state sync"),
                 Err(_) => tracing::debug!(%with, "state sync timed out"),
             }
@@ -310,8 +320,8 @@ impl Driver {
 
     /// Takes in whoever dials the gossip port: the first packet says what for.
     async fn accept_stream(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -322,14 +332,12 @@ impl Driver {
         let (events, gate) = (self.events.clone(), self.gate.clone());
         spawn_local(async move {
             let opening = async {
-                let mut link = Link::accepted(stream, &gate).await?;
+                let mut link = Link::accepted(stream, from.ip(), &gate).await?;
                 let packet = link.receive().await?;
-                Ok::<_, io::Error>((link, packet))
+                Ok::<_, StreamError>((link, packet))
             };
-            match timeout(SYNC_TIMEOUT, opening).await {
-                Ok(Ok((link, packet))) => drop(events.send(Event::Stream { link, packet, turn })),
-                Ok(Err(error)) => tracing::debug!(%error, "dropped a stream"),
-                Err(_) => {}
+            if let Ok(Ok((link, packet))) = timeout(SYNC_TIMEOUT, opening).await {
+                let _ = events.send(Event::Stream { link, packet, turn });
             }
         });
     }
@@ -338,7 +346,7 @@ impl Driver {
     fn handle_stream(&mut self, mut link: Link, packet: &[u8], turn: Turn) {
         match self.envelope.parse(packet) {
             Ok((Kind::Sync, _)) => {
-                self.input(Input::Sync(packet));
+                self.hear(Input::Sync(packet), link.peer());
                 let own = self.membership.encode_sync();
                 spawn_local(async move {
                     let _turn = turn;
@@ -346,7 +354,9 @@ impl Driver {
                 });
             }
             Ok((Kind::Lifeline, payload)) => {
-                let Some(peer) = Peer::parse(payload) else { return };
+                let Some(peer) = Peer::parse(payload) else {
+                    return self.gate.borrow_mut().note_drop(link.peer(), PacketError::Malformed);
+                };
                 let events = self.events.clone();
                 spawn_local(async move {
                     let _turn = turn;
@@ -355,8 +365,10 @@ impl Driver {
                     }
                 });
             }
-            Ok((kind, _)) => tracing::debug!(?kind, "dropped a packet by stream"),
-            Err(error) => tracing::debug!(%error, "dropped a packet by stream"),
+            Ok((kind, _)) => {
+                self.gate.borrow_mut().note_drop(link.peer(), PacketError::Kind(kind as u8));
+            }
+            Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
         }
     }
 

@@ -1,12 +1,17 @@
-//! Where packets leave a node and come in: sealed and opened if the node has keys, as they are if it has none.
+//! Where packets leave a node and come in: sealed and opened if the node has keys, as they are if it has none, and counted.
 //!
 //! Pure: bytes and the time in, packets out. The sockets are the driver's and those of `link.rs`.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use bytes::Bytes;
+use feed::stats::{Stats, Traffic};
 
 use crate::{
+    drops::Drops,
     keyring::{Keyring, NONCE_BYTES},
     packet::{DATAGRAM_BYTES_MAX, Envelope, Kind, PacketError},
     replay::SenderId,
@@ -19,13 +24,30 @@ pub struct Gate {
     envelope: Envelope,
     own: SocketAddr,
     sealer: Option<Sealer>,
+    received: Traffic,
+    sent: Traffic,
+    drops: Drops,
 }
 
 impl Gate {
     /// The gate of the node that gossips at `own` in the cluster of this name; `sender` must be random.
     pub fn new(cluster: &str, own: SocketAddr, keys: Option<Keyring>, sender: SenderId) -> Self {
         let sealer = keys.map(|ring| Sealer::new(ring, sender));
-        Self { envelope: Envelope::new(cluster), own, sealer }
+        let (received, sent, drops) = (Traffic::default(), Traffic::default(), Drops::default());
+        Self { envelope: Envelope::new(cluster), own, sealer, received, sent, drops }
+    }
+
+    /// Everything that was counted.
+    pub fn stats(&self) -> Stats {
+        let dropped = self.drops.counts().iter().map(|(cause, count)| ((*cause).to_owned(), *count));
+        Stats { received: self.received, sent: self.sent, dropped: dropped.collect() }
+    }
+
+    /// Counts a packet that was dropped, and says so once for each source and cause.
+    pub fn note_drop(&mut self, from: IpAddr, why: PacketError) {
+        if self.drops.add(from, why) {
+            tracing::warn!(%from, cause = why.cause(), %why, "dropped a packet; more of them are only counted");
+        }
     }
 
     /// The datagram that carries a plain packet to `to`.
@@ -34,6 +56,7 @@ impl Gate {
             None => packet,
             Some(sealer) => sealer.seal(&packet, &Place::Datagram(to), now_ms).into(),
         };
+        self.sent.add_datagram(datagram.len());
         debug_assert!(datagram.len() <= DATAGRAM_BYTES_MAX, "{} bytes to {to}", datagram.len());
         datagram
     }
@@ -47,6 +70,7 @@ impl Gate {
         datagram: &'a [u8],
         now_ms: u64,
     ) -> Result<Cow<'a, [u8]>, PacketError> {
+        self.received.add_datagram(datagram.len());
         if datagram.len() > DATAGRAM_BYTES_MAX {
             return Err(PacketError::Oversized);
         }
@@ -118,14 +142,16 @@ impl Session {
     pub fn seal(&mut self, gate: &mut Gate, packet: Vec<u8>, now_ms: u64) -> Vec<u8> {
         let place = Place::Stream { stream: self.stream, from_dialler: self.dialled, position: self.sent };
         self.sent += 1;
-        match &mut gate.sealer {
+        let sealed = match &mut gate.sealer {
             None => packet,
             Some(sealer) => {
                 let sealed = sealer.seal(&packet, &place, now_ms);
                 self.note_opening(self.dialled && self.sent == 1, &sealed);
                 sealed
             }
-        }
+        };
+        gate.sent.add_stream_packet(sealed.len());
+        sealed
     }
 
     /// The next plain packet of the other side. After an error the stream is of no use.
@@ -136,6 +162,7 @@ impl Session {
         let place =
             Place::Stream { stream: self.stream, from_dialler: !self.dialled, position: self.received };
         self.received += 1;
+        gate.received.add_stream_packet(packet.len());
         let plain = gate.open(packet, &place, now_ms)?.into_owned();
         self.note_opening(!self.dialled && self.received == 1, packet);
         // Who greets has keys; this side has none, or would have expected it.

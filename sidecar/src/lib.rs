@@ -18,6 +18,7 @@ mod check;
 pub mod config;
 mod drain;
 mod driver;
+pub mod drops;
 pub mod effect;
 pub mod gate;
 pub mod input;

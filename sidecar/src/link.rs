@@ -2,8 +2,7 @@
 
 use std::{
     cell::RefCell,
-    io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -12,8 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     gate::{Gate, Session},
-    packet::PacketError,
-    stream::{read_packet, write_packet},
+    stream::{StreamError, read_packet, write_packet},
 };
 
 /// The gate of this node, for everybody who sends or receives.
@@ -23,6 +21,7 @@ pub(crate) type SharedGate = Rc<RefCell<Gate>>;
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: TcpStream,
+    peer: IpAddr,
     session: Session,
     gate: SharedGate,
 }
@@ -33,32 +32,45 @@ impl Link {
         mut stream: TcpStream,
         to: SocketAddr,
         gate: &SharedGate,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, StreamError> {
+        let peer = to.ip();
         let is_greeted = Session::is_greeted(&gate.borrow());
-        let greeting = if is_greeted { Some(read_packet(&mut stream).await?) } else { None };
-        let session = Session::dialled(&gate.borrow(), to, greeting.as_deref()).map_err(refused)?;
-        Ok(Self { stream, session, gate: gate.clone() })
+        let greeting =
+            if is_greeted { Some(noted(gate, peer, read_packet(&mut stream).await)?) } else { None };
+        let session = Session::dialled(&gate.borrow(), to, greeting.as_deref());
+        let session = noted(gate, peer, session.map_err(StreamError::from))?;
+        Ok(Self { stream, peer, session, gate: gate.clone() })
     }
 
-    /// The end that accepted.
-    pub(crate) async fn accepted(mut stream: TcpStream, gate: &SharedGate) -> io::Result<Self> {
+    /// The end that accepted a stream from `peer`.
+    pub(crate) async fn accepted(
+        mut stream: TcpStream,
+        peer: IpAddr,
+        gate: &SharedGate,
+    ) -> Result<Self, StreamError> {
         let (session, greeting) = Session::accepted(&mut gate.borrow_mut());
         if let Some(greeting) = greeting {
             write_packet(&mut stream, &greeting).await?;
         }
-        Ok(Self { stream, session, gate: gate.clone() })
+        Ok(Self { stream, peer, session, gate: gate.clone() })
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// Sends a plain packet.
-    pub(crate) async fn send(&mut self, packet: Vec<u8>) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, packet: Vec<u8>) -> Result<(), StreamError> {
         let sealed = self.session.seal(&mut self.gate.borrow_mut(), packet, unix_ms());
-        write_packet(&mut self.stream, &sealed).await
+        Ok(write_packet(&mut self.stream, &sealed).await?)
     }
 
     /// Receives a plain packet.
-    pub(crate) async fn receive(&mut self) -> io::Result<Vec<u8>> {
-        let packet = read_packet(&mut self.stream).await?;
-        self.session.open(&mut self.gate.borrow_mut(), &packet, unix_ms()).map_err(refused)
+    pub(crate) async fn receive(&mut self) -> Result<Vec<u8>, StreamError> {
+        let packet = noted(&self.gate, self.peer, read_packet(&mut self.stream).await)?;
+        let opened = self.session.open(&mut self.gate.borrow_mut(), &packet, unix_ms());
+        noted(&self.gate, self.peer, opened.map_err(StreamError::from))
     }
 
     /// The stream itself, for who only waits for its end.
@@ -67,8 +79,12 @@ impl Link {
     }
 }
 
-fn refused(why: PacketError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
+/// Counts what the other side should not have sent.
+fn noted<T>(gate: &SharedGate, peer: IpAddr, outcome: Result<T, StreamError>) -> Result<T, StreamError> {
+    if let Err(StreamError::Packet(why)) = outcome {
+        gate.borrow_mut().note_drop(peer, why);
+    }
+    outcome
 }
 
 /// Milliseconds since the Unix epoch; zero before it.

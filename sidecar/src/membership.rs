@@ -259,7 +259,11 @@ impl Membership {
         match self.envelope.parse(packet)? {
             (Kind::Gossip, payload) => {
                 let outcome = self.foca.handle_data(payload, &mut self.runtime);
+                let malformed = is_malformed(&outcome);
                 self.note(outcome);
+                if malformed {
+                    return Err(PacketError::Malformed);
+                }
             }
             (Kind::Drain, payload) => {
                 let report = Report::parse(payload).ok_or(PacketError::Malformed)?;
@@ -590,6 +594,12 @@ impl Membership {
             }
         }
     }
+}
+
+/// Whether it was the packet that foca could not make sense of.
+fn is_malformed(outcome: &Result<(), foca::Error>) -> bool {
+    use foca::Error::{CustomBroadcast, DataTooBig, Decode, MalformedPacket};
+    matches!(outcome, Err(CustomBroadcast(_) | DataTooBig | Decode(_) | MalformedPacket))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -16,11 +16,12 @@ use std::{
 use feed::{
     FromSidecar, Name, RoleTable, ToSidecar,
     frame::{Applied, ConsumerHello, FeedError, Member, SidecarCodec, SidecarHello, VERSION, Wait},
+    stats::Stats,
 };
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{broadcast, mpsc, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 use tokio_util::codec::Framed;
@@ -41,6 +42,8 @@ pub(crate) enum Request {
     Consumers,
     /// Somebody asked the node to leave.
     Leave,
+    /// Somebody asked what was counted.
+    Stats(oneshot::Sender<Stats>),
 }
 
 struct Subscription {
@@ -228,6 +231,11 @@ impl Board {
             ToSidecar::Leave {} => {
                 let _ = self.requests.send(Request::Leave);
                 connection.send(FromSidecar::Leaving {}).await
+            }
+            ToSidecar::Stats {} => {
+                let (reply, stats) = oneshot::channel();
+                let _ = self.requests.send(Request::Stats(reply));
+                connection.send(FromSidecar::Stats(stats.await.map_err(|_| FeedError::Closed)?)).await
             }
             ToSidecar::Applied(_) => Err(FeedError::OutOfPlace("applied before hello")),
         }
