@@ -25,7 +25,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    async fn ask(self, question: ToSidecar) -> anyhow::Result<Answers> {
+    pub(crate) async fn ask(self, question: ToSidecar) -> anyhow::Result<Answers> {
         let path = match self.node {
             Some(node) => up::feed_path(&self.dir.path()?, &node),
             None => self.feed,

@@ -94,7 +94,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wait(args) => return ask::wait(args).await,
         Command::Stats(args) => ask::stats(args).await?,
         Command::Leave(args) => ask::leave(args).await?,
-        Command::Keys(command) => keys::keys(&command)?,
+        Command::Keys(command) => return keys::keys(command).await,
     }
     Ok(ExitCode::SUCCESS)
 }

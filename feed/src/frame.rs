@@ -8,7 +8,11 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 
-use crate::{Name, RoleTable, stats::Stats};
+use crate::{
+    Name, RoleTable,
+    keys::{KeysAt, KeysOrder},
+    stats::Stats,
+};
 
 /// Version of the protocol; the other side's must be the same.
 pub const VERSION: u32 = 1;
@@ -40,6 +44,8 @@ pub enum ToSidecar {
     Leave {},
     /// Ask what was sent, received and dropped.
     Stats {},
+    /// Have every member do something with its keys.
+    Keys(KeysOrder),
 }
 
 /// What the sidecar says.
@@ -68,6 +74,8 @@ pub enum FromSidecar {
     Leaving {},
     /// The answer to `stats`.
     Stats(Stats),
+    /// The answer to `keys`: what came of it at each member.
+    Keys(Vec<KeysAt>),
     /// The request cannot be answered; says why. The connection closes after it.
     Refused {
         /// What was wrong and what would be right.

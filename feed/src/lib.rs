@@ -16,6 +16,7 @@
 pub mod ask;
 pub mod follow;
 pub mod frame;
+pub mod keys;
 pub mod name;
 pub mod stats;
 pub mod subscriber;

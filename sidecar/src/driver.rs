@@ -32,6 +32,7 @@ use crate::{
     gate::Gate,
     input::Input,
     key_file,
+    key_orders::{self, Round},
     lifeline::{self, Peer},
     link::{Link, SharedGate, unix_ms},
     member_id::MemberId,
@@ -242,7 +243,22 @@ impl Driver {
             }
             Request::Leave => self.input(Input::Leave),
             // Who asked may have gone.
+            Request::Keys(order, reply) => {
+                let round = self.key_round();
+                spawn_local(async move { drop(reply.send(round.spread(order).await)) });
+            }
             Request::Stats(reply) => drop(reply.send(self.gate.borrow().stats())),
+        }
+    }
+
+    fn key_round(&self) -> Round {
+        let members = self.membership.members().map(|member| (member.name.clone(), member.addr));
+        Round {
+            own: self.gate.borrow().own(),
+            members: members.collect(),
+            gate: self.gate.clone(),
+            envelope: self.envelope,
+            file: self.args.key_file.clone(),
         }
     }
 
@@ -364,6 +380,16 @@ impl Driver {
                         let _ = events.send(Event::Dead(peer));
                     }
                 });
+            }
+            Ok((Kind::Keys, payload)) => {
+                let file = self.args.key_file.as_deref();
+                match key_orders::handle(payload, &self.gate, &self.envelope, file) {
+                    Ok(answer) => drop(spawn_local(async move {
+                        let _turn = turn;
+                        let _ = timeout(SYNC_TIMEOUT, link.send(answer)).await;
+                    })),
+                    Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
+                }
             }
             Ok((kind, _)) => {
                 self.gate.borrow_mut().note_drop(link.peer(), PacketError::Kind(kind as u8));

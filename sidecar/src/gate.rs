@@ -37,6 +37,16 @@ impl Gate {
         Self { envelope: Envelope::new(cluster), own, sealer, received, sent, drops }
     }
 
+    /// The gossip address of this node.
+    pub fn own(&self) -> SocketAddr {
+        self.own
+    }
+
+    /// The keys, to be changed; none if this node has none.
+    pub fn ring_mut(&mut self) -> Option<&mut Keyring> {
+        self.sealer.as_mut().map(Sealer::ring_mut)
+    }
+
     /// Everything that was counted.
     pub fn stats(&self) -> Stats {
         let dropped = self.drops.counts().iter().map(|(cause, count)| ((*cause).to_owned(), *count));

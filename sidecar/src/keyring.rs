@@ -88,6 +88,11 @@ impl Key {
         self.fingerprint
     }
 
+    /// The key itself, for those who pass it on.
+    pub(crate) fn to_bytes(&self) -> [u8; KEY_BYTES] {
+        self.bytes
+    }
+
     /// The key as a line of a key file.
     pub fn encode(&self) -> String {
         BASE64.encode(&self.bytes)

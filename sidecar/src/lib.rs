@@ -23,6 +23,7 @@ pub mod effect;
 pub mod gate;
 pub mod input;
 pub mod key_file;
+mod key_orders;
 pub mod keyring;
 pub mod lifeline;
 mod link;

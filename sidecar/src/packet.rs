@@ -42,6 +42,8 @@ pub enum Kind {
     Lifeline = 4,
     /// The first packet of who accepts a stream, if it has keys: what the dialler's seals must name.
     Challenge = 32,
+    /// An order about the keys, or the answer to one, by stream.
+    Keys = 33,
 }
 
 /// Why a packet is dropped.
@@ -120,6 +122,7 @@ impl Envelope {
             3 => Kind::Sync,
             4 => Kind::Lifeline,
             32 => Kind::Challenge,
+            33 => Kind::Keys,
             sealed if sealed & SEALED != 0 => return Err(PacketError::WrongKey),
             other => return Err(PacketError::Kind(other)),
         };

@@ -96,11 +96,6 @@ impl Sealer {
         Self { ring, sender, sequence: 0, senders: Senders::default() }
     }
 
-    /// The keys.
-    pub fn ring(&self) -> &Keyring {
-        &self.ring
-    }
-
     /// The keys, to be changed.
     pub fn ring_mut(&mut self) -> &mut Keyring {
         &mut self.ring

@@ -89,3 +89,94 @@ fn who_has_another_key_or_none_stays_outside_and_is_counted_and_named_once() {
     }
     assert_eq!(cluster.hello().status, 200);
 }
+
+fn start_monitor(cluster: &Cluster) -> Running {
+    let mut monitor = concertina(["monitor", "--node", "dnsserver", "--dir"]);
+    monitor.arg(cluster.place.path());
+    Running::start(monitor, cluster.place.join("monitor.log"))
+}
+
+fn received(cluster: &Cluster) -> u64 {
+    let stats: Value = serde_json::from_str(&cluster.order("stats --json --node dnsserver")).unwrap();
+    stats["received"]["datagrams"].as_u64().unwrap()
+}
+
+/// Waits until these nodes know so many members.
+fn wait_for_members(cluster: &Cluster, count: usize, nodes: &[&str]) {
+    for node in nodes {
+        let listed = || cluster.order(&format!("members --node {node}")).lines().count();
+        until(&format!("{node} knows {count}"), || (listed() == count).then_some(()));
+    }
+}
+
+/// The fingerprint of the only key that a cluster of so many has.
+fn only_key(cluster: &Cluster, members: usize) -> String {
+    let listed = cluster.order("keys list --node frontserver1");
+    let all = format!(" at {members} of {members} members, seals at {members}\n");
+    listed.strip_suffix(&all).unwrap_or_else(|| panic!("{listed}")).to_owned()
+}
+
+#[test]
+fn keys_are_rotated_without_losing_anybody_and_newcomers_have_the_new_one() {
+    let (files, old, new) = (Place::new(), generate(), generate());
+    let file = key_file(&files, "keys", &format!("# ours\n{old}"));
+    let cluster = Cluster::up(&["--app", "2", "--key-file", file.to_str().unwrap()]);
+    let monitor = start_monitor(&cluster);
+    let (old, new) = (old.trim_end(), new.trim_end());
+    wait_for_members(&cluster, 5, &["dnsserver", "proxyserver", "frontserver1", "appserver1"]);
+    let old_name = only_key(&cluster, 5);
+    let refused = |command: &str, why: &str| {
+        let ended = cluster.run(command);
+        assert!(ended.code == Some(1) && ended.stdout.contains(" at 0 of 5 members\n"), "{ended:?}");
+        assert_eq!(ended.stderr.matches(why).count(), 5, "{ended:?}");
+    };
+
+    refused(&format!("keys use {new} --node proxyserver"), "install it first");
+    let installed = cluster.order(&format!("keys install {new} --node proxyserver"));
+    assert_eq!(installed, "installed at 5 of 5 members\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("# ours\n{old}\n{new}\n"));
+    refused(&format!("keys remove {old_name} --node proxyserver"), "use another one first");
+    assert_eq!(cluster.order(&format!("keys use {new} --node appserver1")), "used at 5 of 5 members\n");
+    let removed = cluster.order(&format!("keys remove {old_name} --node dnsserver"));
+    assert_eq!(removed, "removed at 5 of 5 members\n");
+    assert_ne!(only_key(&cluster, 5), old_name);
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("# ours\n{new}\n"));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    cluster.order("node start appserver3");
+    wait_for_members(&cluster, 6, &["frontserver1"]);
+    assert_eq!(only_key(&cluster, 6).len(), 16);
+    // Time for probes to fail and suspicions to end, if there were any.
+    let so_far = received(&cluster);
+    until("gossip for a while", || (received(&cluster) >= so_far + 20).then_some(()));
+    let said = monitor.said();
+    assert!(!said.contains(" failed ") && !said.contains(" left "), "{said}");
+    assert_eq!(dropped(&cluster, "wrong_key"), 0);
+}
+
+#[test]
+fn who_does_not_answer_is_named_and_a_file_that_cannot_be_written_as_well() {
+    let files = Place::new();
+    let file = key_file(&files, "keys", &generate());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+    let cluster = Cluster::up(&["--key-file", file.to_str().unwrap()]);
+    wait_for_members(&cluster, 4, &["dnsserver"]);
+    let installed = cluster.order(&format!("keys install {} --node dnsserver", generate().trim_end()));
+    assert!(installed.starts_with("installed at 4 of 4 members\n"), "{installed}");
+    assert_eq!(installed.matches("not saved, a restart will not know it").count(), 4, "{installed}");
+
+    cluster.order("node pause appserver1");
+    let ended = cluster.run(&format!("keys install {} --node dnsserver", generate().trim_end()));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.starts_with("installed at 3 of 4 members\n"), "{ended:?}");
+    assert_eq!(ended.stderr, "appserver1: did not answer within 3s\n");
+}
+
+#[test]
+fn a_cluster_without_keys_says_what_it_takes_to_have_some() {
+    let cluster = Cluster::up(&[]);
+    wait_for_members(&cluster, 4, &["dnsserver"]);
+    let ended = cluster.run(&format!("keys install {} --node dnsserver", generate().trim_end()));
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "installed at 0 of 4 members\n"));
+    assert_eq!(ended.stderr.matches("has no keys: every sidecar must be started with --key-file").count(), 4);
+}
