@@ -26,6 +26,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    access::Access,
     check,
     config::{Args, Check},
     effect::Effect,
@@ -105,6 +106,7 @@ impl Driver {
             None => hostname()?,
         };
         let keys = args.key_file.as_deref().map(key_file::load).transpose()?;
+        let access = Access { allow: args.allow.clone(), deny: args.deny.clone() };
         let founds = args.join.is_empty() && args.role.as_str() == FOUNDING_ROLE;
         let resolv_conf = args.join.is_empty() && !founds;
         let sources = Sources { join: args.join.clone(), resolv_conf, zone: args.zone.clone() };
@@ -159,7 +161,7 @@ impl Driver {
             terminate,
             interrupt,
             envelope: Envelope::new(&args.cluster),
-            gate: Rc::new(RefCell::new(Gate::new(&args.cluster, gossip, keys, rand::random()))),
+            gate: Rc::new(RefCell::new(Gate::new(&args.cluster, gossip, access, keys, rand::random()))),
             streams: Rc::default(),
             lifelines: BTreeMap::new(),
             joined: BTreeMap::new(),
@@ -207,7 +209,7 @@ impl Driver {
     }
 
     fn handle_datagram(&mut self, datagram: &[u8], from: IpAddr) {
-        let opened = self.gate.borrow_mut().open_datagram(datagram, unix_ms());
+        let opened = self.gate.borrow_mut().open_datagram(datagram, from, unix_ms());
         match opened {
             Ok(packet) => self.hear(Input::Datagram(&packet), from),
             Err(why) => self.gate.borrow_mut().note_drop(from, why),
@@ -344,6 +346,10 @@ impl Driver {
                 return;
             }
         };
+        let checked = self.gate.borrow().check(from.ip());
+        if let Err(why) = checked {
+            return self.gate.borrow_mut().note_drop(from.ip(), why);
+        }
         let Some(turn) = Turn::take(&self.streams) else { return };
         let (events, gate) = (self.events.clone(), self.gate.clone());
         spawn_local(async move {

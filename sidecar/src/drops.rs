@@ -26,6 +26,7 @@ impl PacketError {
             Self::Stale(_) => "stale",
             Self::Replayed => "replayed",
             Self::Oversized => "oversized",
+            Self::Denied => "denied",
             Self::Malformed => "malformed",
         }
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use feed::stats::{Stats, Traffic};
 
 use crate::{
+    access::Access,
     drops::Drops,
     keyring::{Keyring, NONCE_BYTES},
     packet::{DATAGRAM_BYTES_MAX, Envelope, Kind, PacketError},
@@ -23,6 +24,7 @@ use crate::{
 pub struct Gate {
     envelope: Envelope,
     own: SocketAddr,
+    access: Access,
     sealer: Option<Sealer>,
     received: Traffic,
     sent: Traffic,
@@ -31,10 +33,16 @@ pub struct Gate {
 
 impl Gate {
     /// The gate of the node that gossips at `own` in the cluster of this name; `sender` must be random.
-    pub fn new(cluster: &str, own: SocketAddr, keys: Option<Keyring>, sender: SenderId) -> Self {
+    pub fn new(
+        cluster: &str,
+        own: SocketAddr,
+        access: Access,
+        keys: Option<Keyring>,
+        sender: SenderId,
+    ) -> Self {
         let sealer = keys.map(|ring| Sealer::new(ring, sender));
         let (received, sent, drops) = (Traffic::default(), Traffic::default(), Drops::default());
-        Self { envelope: Envelope::new(cluster), own, sealer, received, sent, drops }
+        Self { envelope: Envelope::new(cluster), own, access, sealer, received, sent, drops }
     }
 
     /// The gossip address of this node.
@@ -45,6 +53,14 @@ impl Gate {
     /// The keys, to be changed; none if this node has none.
     pub fn ring_mut(&mut self) -> Option<&mut Keyring> {
         self.sealer.as_mut().map(Sealer::ring_mut)
+    }
+
+    /// Whether this node has to do with that address: hears it, or dials it.
+    ///
+    /// # Errors
+    /// [`PacketError::Denied`].
+    pub fn check(&self, ip: IpAddr) -> Result<(), PacketError> {
+        if self.access.permits(ip) { Ok(()) } else { Err(PacketError::Denied) }
     }
 
     /// Everything that was counted.
@@ -78,9 +94,11 @@ impl Gate {
     pub fn open_datagram<'a>(
         &mut self,
         datagram: &'a [u8],
+        from: IpAddr,
         now_ms: u64,
     ) -> Result<Cow<'a, [u8]>, PacketError> {
         self.received.add_datagram(datagram.len());
+        self.check(from)?;
         if datagram.len() > DATAGRAM_BYTES_MAX {
             return Err(PacketError::Oversized);
         }
@@ -201,7 +219,7 @@ mod tests {
     }
 
     fn gate(n: u8, keys: Option<u8>) -> Gate {
-        Gate::new("default", addr(n), keys.map(|byte| Keyring::new(key(byte))), [n; 16])
+        Gate::new("default", addr(n), Access::default(), keys.map(|byte| Keyring::new(key(byte))), [n; 16])
     }
 
     fn packet(payload: &[u8]) -> Vec<u8> {
@@ -220,7 +238,11 @@ mod tests {
         let (mut a, mut b) = (gate(1, None), gate(2, None));
         let datagram = a.seal_datagram(addr(2), packet(b"x").into(), NOW);
         assert_eq!(datagram, packet(b"x"));
-        assert_eq!(b.open_datagram(&datagram, NOW + 100_000).unwrap(), packet(b"x"), "and has no age");
+        assert_eq!(
+            b.open_datagram(&datagram, addr(9).ip(), NOW + 100_000).unwrap(),
+            packet(b"x"),
+            "and has no age"
+        );
         let (mut near, mut far) = stream(&mut a, &mut b);
         let sent = near.seal(&mut a, packet(b"y"), NOW);
         assert_eq!(sent, packet(b"y"));
@@ -231,9 +253,9 @@ mod tests {
     fn who_has_keys_and_who_has_none_do_not_hear_each_other() {
         let (mut with, mut without) = (gate(1, Some(1)), gate(2, None));
         let datagram = with.seal_datagram(addr(2), packet(b"").into(), NOW);
-        assert_eq!(without.open_datagram(&datagram, NOW), Err(PacketError::WrongKey));
+        assert_eq!(without.open_datagram(&datagram, addr(9).ip(), NOW), Err(PacketError::WrongKey));
         let datagram = without.seal_datagram(addr(1), packet(b"").into(), NOW);
-        assert_eq!(with.open_datagram(&datagram, NOW), Err(PacketError::Unsealed));
+        assert_eq!(with.open_datagram(&datagram, addr(9).ip(), NOW), Err(PacketError::Unsealed));
 
         let (mut far, greeting) = Session::accepted(&mut with);
         let mut near = Session::dialled(&without, addr(1), None).unwrap();
@@ -284,8 +306,8 @@ mod tests {
     fn a_datagram_one_byte_too_long_is_refused() {
         let at_limit = Envelope::new("default").encode(Kind::Gossip, &[0; DATAGRAM_BYTES_MAX - 7]);
         let mut node = gate(1, None);
-        assert!(node.open_datagram(&at_limit, NOW).is_ok());
+        assert!(node.open_datagram(&at_limit, addr(9).ip(), NOW).is_ok());
         let over = [at_limit.as_slice(), &[0]].concat();
-        assert_eq!(node.open_datagram(&over, NOW), Err(PacketError::Oversized));
+        assert_eq!(node.open_datagram(&over, addr(9).ip(), NOW), Err(PacketError::Oversized));
     }
 }

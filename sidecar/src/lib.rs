@@ -13,6 +13,7 @@
 //! What is *not* here: anything about HTTP or DNS service. Only [`member_id`], [`advert`], [`membership`]
 //! and the files that it alone uses name foca.
 
+pub mod access;
 pub mod advert;
 mod check;
 pub mod config;

@@ -34,6 +34,7 @@ impl Link {
         gate: &SharedGate,
     ) -> Result<Self, StreamError> {
         let peer = to.ip();
+        gate.borrow().check(peer)?;
         let is_greeted = Session::is_greeted(&gate.borrow());
         let greeting =
             if is_greeted { Some(noted(gate, peer, read_packet(&mut stream).await)?) } else { None };

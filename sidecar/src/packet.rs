@@ -82,6 +82,9 @@ pub enum PacketError {
     /// Longer than any packet.
     #[error("too long")]
     Oversized,
+    /// From an address that is not to be heard.
+    #[error("its address is denied")]
+    Denied,
     /// From a sidecar, but not what its kind announces.
     #[error("malformed")]
     Malformed,

@@ -2,10 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sidecar::{
+    access::Access,
     effect::Effect,
     gate::Gate,
     input::Input,
@@ -47,9 +52,10 @@ impl Node {
             drain_timeout: Duration::from_secs(6),
         };
         let keys = key.map(|byte| Keyring::new(Key::new([byte; KEY_BYTES])));
+        let access = Access { allow: vec!["10.0.0.0/8".parse().unwrap()], deny: Vec::new() };
         let mut membership = Membership::new(config, u64::from(n));
         membership.handle(Input::Tick, Duration::ZERO).unwrap();
-        Self { gate: Gate::new(cluster, addr(n), keys, [n; 16]), membership }
+        Self { gate: Gate::new(cluster, addr(n), access, keys, [n; 16]), membership }
     }
 
     /// What the node says to the first that it hears of.
@@ -64,8 +70,11 @@ impl Node {
     }
 
     fn hear(&mut self, datagram: &[u8]) {
-        let from = addr(9).ip();
-        let opened = self.gate.open_datagram(datagram, NOW);
+        self.hear_from(datagram, addr(9).ip());
+    }
+
+    fn hear_from(&mut self, datagram: &[u8], from: IpAddr) {
+        let opened = self.gate.open_datagram(datagram, from, NOW);
         let heard =
             opened.and_then(|packet| self.membership.handle(Input::Datagram(&packet), Duration::ZERO));
         if let Err(why) = heard {
@@ -121,7 +130,9 @@ fn each_cause_is_counted_as_what_it_is() {
     let sync = Envelope::new("default").encode(Kind::Sync, b"");
     let sync = Node::start(10, "default", Some(1)).gate.seal_datagram(addr(1), sync.into(), NOW);
     node.hear(&sync);
+    node.hear_from(&Node::start(11, "default", Some(1)).announcement(1, NOW), "192.0.2.1".parse().unwrap());
     node.assert_dropped(&[
+        ("denied", 1),
         ("foreign", 1),
         ("malformed", 1),
         ("other_cluster", 1),

@@ -1,6 +1,13 @@
 //! Clusters with keys: sealed gossip, and what happens to who has no key or another one.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Read},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -26,11 +33,16 @@ fn key_file(place: &Place, name: &str, lines: &str) -> PathBuf {
     path
 }
 
-/// A sidecar beside the cluster that knows where its dnsserver is.
-fn start_stranger(cluster: &Cluster, arguments: &[&str]) -> Running {
+/// The first half of the addresses of a cluster's nodes.
+fn network(cluster: &Cluster) -> String {
     let said = cluster.launcher.said();
     let dnsserver = said.lines().find_map(|line| line.strip_prefix("dnsserver started at ")).unwrap();
-    let network = dnsserver.strip_suffix(".0.2:5300").unwrap();
+    dnsserver.strip_suffix(".0.2:5300").unwrap().to_owned()
+}
+
+/// A sidecar beside the cluster that knows where its dnsserver is.
+fn start_stranger(cluster: &Cluster, arguments: &[&str]) -> Running {
+    let network = network(cluster);
     let mut command = concertina(["sidecar", "--role", "stranger", "--node", "stranger"]);
     command.args(["--bind", &format!("{network}.3.1:7946"), "--join", &format!("{network}.0.2:7946")]);
     command.arg("--feed").arg(cluster.place.join("stranger.sock")).args(arguments);
@@ -179,4 +191,30 @@ fn a_cluster_without_keys_says_what_it_takes_to_have_some() {
     let ended = cluster.run(&format!("keys install {} --node dnsserver", generate().trim_end()));
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), "installed at 0 of 4 members\n"));
     assert_eq!(ended.stderr.matches("has no keys: every sidecar must be started with --key-file").count(), 4);
+}
+
+#[test]
+fn denied_networks_are_not_heard_by_datagram_nor_by_stream_and_counted() {
+    let cluster = Cluster::up(&[]);
+    let _stranger = start_stranger(&cluster, &["--allow", "127.0.0.0/8", "--deny", "127.0.0.0/8,::1"]);
+    let feed = cluster.place.join("stranger.sock");
+    let ask = |question: &str| {
+        let mut command = concertina([question, "--json", "--feed"]);
+        command.arg(&feed);
+        run(command)
+    };
+    // The dnsserver takes it for a newcomer and answers; nothing of that is heard.
+    until("several drops", || {
+        let stats: Value = serde_json::from_str(&ask("stats").stdout).ok()?;
+        stats["dropped"]["denied"].as_u64().filter(|count| *count >= 3)
+    });
+    // Who is heard is given three seconds for a first word.
+    let mut stream = TcpStream::connect((network(&cluster) + ".3.1", 7946)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let closed = stream.read(&mut [0]);
+    let by_reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+    assert!(matches!(&closed, Ok(0)) || closed.as_ref().is_err_and(by_reset), "{closed:?}");
+    let asked = ask("members");
+    let members: Vec<Value> = serde_json::from_str(&asked.stdout).unwrap_or_else(|_| panic!("{asked:?}"));
+    assert_eq!(members.len(), 1, "nobody but itself: {members:?}");
 }
