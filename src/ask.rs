@@ -1,4 +1,4 @@
-//! Questions to a sidecar: `members`, `monitor`, `wait`, `leave`.
+//! Questions to a sidecar: `members`, `monitor`, `wait`, `stats`, `leave`.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -25,7 +25,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    async fn ask(self, question: ToSidecar) -> anyhow::Result<Answers> {
+    pub(crate) async fn ask(self, question: ToSidecar) -> anyhow::Result<Answers> {
         let path = match self.node {
             Some(node) => up::feed_path(&self.dir.path()?, &node),
             None => self.feed,
@@ -120,6 +120,35 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<ExitCode> {
         }
         Err(_) => bail!("{} has not {} ready endpoints after {:?}", args.role, args.min, args.timeout),
     }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct StatsArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
+    let FromSidecar::Stats(stats) = args.target.ask(ToSidecar::Stats {}).await?.next().await? else {
+        bail!("the sidecar answered something else than stats");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&stats)?);
+        return Ok(());
+    }
+    for (direction, traffic) in [("received", stats.received), ("sent", stats.sent)] {
+        println!("{direction}.datagrams {}", traffic.datagrams);
+        println!("{direction}.datagram_bytes {}", traffic.datagram_bytes);
+        println!("{direction}.stream_packets {}", traffic.stream_packets);
+        println!("{direction}.stream_bytes {}", traffic.stream_bytes);
+    }
+    for (cause, count) in &stats.dropped {
+        println!("dropped.{cause} {count}");
+    }
+    Ok(())
 }
 
 #[derive(clap::Args)]

@@ -4,6 +4,7 @@
 //! command line, the local cluster ([`up`]), and questions to a sidecar ([`ask`]).
 
 mod ask;
+mod keys;
 mod up;
 
 use std::process::ExitCode;
@@ -44,8 +45,13 @@ enum Command {
     Monitor(ask::MonitorArgs),
     /// Wait until a role has enough ready endpoints
     Wait(ask::WaitArgs),
+    /// What a node's sidecar sent, received and dropped
+    Stats(ask::StatsArgs),
     /// Drain this node and leave the cluster
     Leave(ask::LeaveArgs),
+    /// The keys that the gossip is sealed with
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
 }
 
 fn main() -> ExitCode {
@@ -86,7 +92,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Members(args) => ask::members(args).await?,
         Command::Monitor(args) => ask::monitor(args).await?,
         Command::Wait(args) => return ask::wait(args).await,
+        Command::Stats(args) => ask::stats(args).await?,
         Command::Leave(args) => ask::leave(args).await?,
+        Command::Keys(command) => return keys::keys(command).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,11 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 
-use crate::{Name, RoleTable};
+use crate::{
+    Name, RoleTable,
+    keys::{KeysAt, KeysOrder},
+    stats::Stats,
+};
 
 /// Version of the protocol; the other side's must be the same.
 pub const VERSION: u32 = 1;
@@ -38,6 +42,10 @@ pub enum ToSidecar {
     Wait(Wait),
     /// Leave the cluster: what SIGTERM does.
     Leave {},
+    /// Ask what was sent, received and dropped.
+    Stats {},
+    /// Have every member do something with its keys.
+    Keys(KeysOrder),
 }
 
 /// What the sidecar says.
@@ -64,6 +72,10 @@ pub enum FromSidecar {
     },
     /// The answer to `leave`.
     Leaving {},
+    /// The answer to `stats`.
+    Stats(Stats),
+    /// The answer to `keys`: what came of it at each member.
+    Keys(Vec<KeysAt>),
     /// The request cannot be answered; says why. The connection closes after it.
     Refused {
         /// What was wrong and what would be right.

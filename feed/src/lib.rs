@@ -16,7 +16,9 @@
 pub mod ask;
 pub mod follow;
 pub mod frame;
+pub mod keys;
 pub mod name;
+pub mod stats;
 pub mod subscriber;
 pub mod table;
 pub mod time;

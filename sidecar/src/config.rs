@@ -10,6 +10,8 @@ use std::{
 use clap::Args as ClapArgs;
 use feed::Name;
 
+use crate::access::Network;
+
 /// Where sidecars gossip unless told otherwise: the port that Serf and memberlist made customary.
 pub const GOSSIP_PORT: u16 = 7946;
 
@@ -44,6 +46,15 @@ pub struct Args {
     /// The cluster's name; others on the same network are not heard
     #[arg(long, env = "CONCERTINA_CLUSTER", default_value = "default")]
     pub cluster: String,
+    /// The cluster's keys, one a line: the first seals what is sent, all open what comes. Without it, nothing is encrypted
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Networks whose gossip is heard, e.g. 10.0.0.0/8,fd00::/8 [default: all]
+    #[arg(long, value_name = "CIDR", env = "CONCERTINA_ALLOW", value_delimiter = ',')]
+    pub allow: Vec<Network>,
+    /// Networks whose gossip is not heard, even if it is allowed
+    #[arg(long, value_name = "CIDR", env = "CONCERTINA_DENY", value_delimiter = ',')]
+    pub deny: Vec<Network>,
     /// The DNS zone in which user-defined Docker networks are asked for seeds
     #[arg(long, env = "CONCERTINA_ZONE", default_value = "concertina.internal.")]
     pub zone: String,

@@ -1,13 +1,13 @@
 //! The one place of the sidecar with sockets, clocks and signals: feeds the membership and carries out its effects.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     process::ExitCode,
     rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -26,17 +26,22 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    access::Access,
     check,
     config::{Args, Check},
     effect::Effect,
+    gate::Gate,
     input::Input,
+    key_file,
+    key_orders::{self, Round},
     lifeline::{self, Peer},
+    link::{Link, SharedGate, unix_ms},
     member_id::MemberId,
     membership::{Config, Membership},
-    packet::{DATAGRAM_BYTES_MAX, Envelope, Kind},
+    packet::{DATAGRAM_BYTES_MAX, Envelope, Kind, PacketError},
     publish::{self, Publisher, Request},
     seeds::Sources,
-    stream::{read_packet, write_packet},
+    stream::StreamError,
     supervise::Role,
 };
 
@@ -55,9 +60,9 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(1200);
 enum Event {
     Serving(bool),
     Seeds(Vec<SocketAddr>),
-    Sync(Vec<u8>),
+    Sync { from: IpAddr, state: Vec<u8> },
     SyncEnded,
-    Stream { stream: TcpStream, packet: Vec<u8>, turn: Turn },
+    Stream { link: Link, packet: Vec<u8>, turn: Turn },
     Dead(Peer),
 }
 
@@ -88,6 +93,7 @@ struct Driver {
     terminate: Signal,
     interrupt: Signal,
     envelope: Envelope,
+    gate: SharedGate,
     streams: Rc<Cell<usize>>,
     lifelines: BTreeMap<Peer, AbortOnDropHandle<()>>,
     joined: BTreeMap<Name, Instant>,
@@ -99,6 +105,8 @@ impl Driver {
             Some(node) => node.clone(),
             None => hostname()?,
         };
+        let keys = args.key_file.as_deref().map(key_file::load).transpose()?;
+        let access = Access { allow: args.allow.clone(), deny: args.deny.clone() };
         let founds = args.join.is_empty() && args.role.as_str() == FOUNDING_ROLE;
         let resolv_conf = args.join.is_empty() && !founds;
         let sources = Sources { join: args.join.clone(), resolv_conf, zone: args.zone.clone() };
@@ -122,9 +130,13 @@ impl Driver {
         .with_context(|| format!("cannot run {}", args.command.join(" ")))?;
 
         let (events, inbox) = mpsc::unbounded_channel();
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
-        let instance = u64::try_from(since_epoch.as_millis())?;
-        let id = MemberId { addr: gossip, instance, renewal: 0, node: node.clone(), role: args.role.clone() };
+        let id = MemberId {
+            addr: gossip,
+            instance: unix_ms(),
+            renewal: 0,
+            node: node.clone(),
+            role: args.role.clone(),
+        };
         let config = Config {
             id,
             port: args.port,
@@ -149,6 +161,7 @@ impl Driver {
             terminate,
             interrupt,
             envelope: Envelope::new(&args.cluster),
+            gate: Rc::new(RefCell::new(Gate::new(&args.cluster, gossip, access, keys, rand::random()))),
             streams: Rc::default(),
             lifelines: BTreeMap::new(),
             joined: BTreeMap::new(),
@@ -157,6 +170,7 @@ impl Driver {
     }
 
     async fn serve(&mut self) -> ExitCode {
+        // One byte more than the longest: what fills it was truncated.
         let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
         let mut code = ExitCode::SUCCESS;
         self.input(Input::Tick);
@@ -167,16 +181,14 @@ impl Driver {
                 .map_or_else(|| Instant::now() + Duration::from_secs(1), |d| self.started + d);
             tokio::select! {
                 received = self.udp.recv_from(&mut datagram) => match received {
-                    // One byte over the longest: it was truncated.
-                    Ok((length, _)) if length > DATAGRAM_BYTES_MAX => {}
-                    Ok((length, _)) => self.input(Input::Datagram(&datagram[..length])),
+                    Ok((length, from)) => self.handle_datagram(&datagram[..length], from.ip()),
                     // A peer's port was unreachable; the membership notices by itself.
                     Err(error) => tracing::debug!(%error, "receive"),
                 },
                 () = sleep_until(deadline) => self.input(Input::Tick),
                 accepted = self.tcp.accept() => self.accept_stream(accepted).await,
                 Some(event) = self.inbox.recv() => self.handle_event(event),
-                Some(request) = self.requests.recv() => self.handle_request(&request),
+                Some(request) = self.requests.recv() => self.handle_request(request),
                 _ = self.terminate.recv() => self.input(Input::Leave),
                 _ = self.interrupt.recv() => self.input(Input::Leave),
                 status = self.role.ended() => {
@@ -196,6 +208,21 @@ impl Driver {
         }
     }
 
+    fn handle_datagram(&mut self, datagram: &[u8], from: IpAddr) {
+        let opened = self.gate.borrow_mut().open_datagram(datagram, from, unix_ms());
+        match opened {
+            Ok(packet) => self.hear(Input::Datagram(&packet), from),
+            Err(why) => self.gate.borrow_mut().note_drop(from, why),
+        }
+    }
+
+    /// Takes an input that somebody else wrote.
+    fn hear(&mut self, input: Input<'_>, from: IpAddr) {
+        if let Err(why) = self.membership.handle(input, self.started.elapsed()) {
+            self.gate.borrow_mut().note_drop(from, why);
+        }
+    }
+
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Serving(serving) => {
@@ -203,20 +230,37 @@ impl Driver {
                 self.input(Input::Serving(serving));
             }
             Event::Seeds(seeds) => self.input(Input::Seeds(seeds)),
-            Event::Sync(state) => self.input(Input::Sync(&state)),
+            Event::Sync { from, state } => self.hear(Input::Sync(&state), from),
             Event::SyncEnded => self.input(Input::SyncEnded),
-            Event::Stream { stream, packet, turn } => self.handle_stream(stream, &packet, turn),
+            Event::Stream { link, packet, turn } => self.handle_stream(link, &packet, turn),
             Event::Dead(peer) => self.input(Input::Dead(peer)),
         }
     }
 
-    fn handle_request(&mut self, request: &Request) {
+    fn handle_request(&mut self, request: Request) {
         match request {
             Request::Consumers => {
                 self.input(Input::Follows(self.publisher.follows()));
                 self.input(Input::InFlight(self.publisher.in_flight()));
             }
             Request::Leave => self.input(Input::Leave),
+            // Who asked may have gone.
+            Request::Keys(order, reply) => {
+                let round = self.key_round();
+                spawn_local(async move { drop(reply.send(round.spread(order).await)) });
+            }
+            Request::Stats(reply) => drop(reply.send(self.gate.borrow().stats())),
+        }
+    }
+
+    fn key_round(&self) -> Round {
+        let members = self.membership.members().map(|member| (member.name.clone(), member.addr));
+        Round {
+            own: self.gate.borrow().own(),
+            members: members.collect(),
+            gate: self.gate.clone(),
+            envelope: self.envelope,
+            file: self.args.key_file.clone(),
         }
     }
 
@@ -225,6 +269,7 @@ impl Driver {
         while let Some(effect) = self.membership.poll_effect() {
             match effect {
                 Effect::Send { to, bytes } => {
+                    let bytes = self.gate.borrow_mut().seal_datagram(to, bytes, unix_ms());
                     // A full buffer loses a datagram, as a network does; gossip is made for it.
                     if let Err(error) = self.udp.try_send_to(&bytes, to) {
                         tracing::debug!(%to, %error, "send");
@@ -275,15 +320,15 @@ impl Driver {
     }
 
     fn sync_with(&self, with: SocketAddr) {
-        let (events, own) = (self.events.clone(), self.membership.encode_sync());
+        let (events, gate, own) = (self.events.clone(), self.gate.clone(), self.membership.encode_sync());
         let exchange = async move {
-            let mut stream = TcpStream::connect(with).await?;
-            write_packet(&mut stream, &own).await?;
-            read_packet(&mut stream).await
+            let mut link = Link::dialled(TcpStream::connect(with).await?, with, &gate).await?;
+            link.send(own).await?;
+            link.receive().await
         };
         spawn_local(async move {
             match timeout(SYNC_TIMEOUT, exchange).await {
-                Ok(Ok(state)) => drop(events.send(Event::Sync(state))),
+                Ok(Ok(state)) => drop(events.send(Event::Sync { from: with.ip(), state })),
                 Ok(Err(error)) => tracing::debug!(%with, %error, "state sync"),
                 Err(_) => tracing::debug!(%with, "state sync timed out"),
             }
@@ -293,46 +338,69 @@ impl Driver {
 
     /// Takes in whoever dials the gossip port: the first packet says what for.
     async fn accept_stream(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
-        let mut stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 return;
             }
         };
+        let checked = self.gate.borrow().check(from.ip());
+        if let Err(why) = checked {
+            return self.gate.borrow_mut().note_drop(from.ip(), why);
+        }
         let Some(turn) = Turn::take(&self.streams) else { return };
-        let events = self.events.clone();
+        let (events, gate) = (self.events.clone(), self.gate.clone());
         spawn_local(async move {
-            if let Ok(Ok(packet)) = timeout(SYNC_TIMEOUT, read_packet(&mut stream)).await {
-                let _ = events.send(Event::Stream { stream, packet, turn });
+            let opening = async {
+                let mut link = Link::accepted(stream, from.ip(), &gate).await?;
+                let packet = link.receive().await?;
+                Ok::<_, StreamError>((link, packet))
+            };
+            if let Ok(Ok((link, packet))) = timeout(SYNC_TIMEOUT, opening).await {
+                let _ = events.send(Event::Stream { link, packet, turn });
             }
         });
     }
 
     /// Answers a state with the own one, which by then contains the other; or keeps a lifeline's far end.
-    fn handle_stream(&mut self, mut stream: TcpStream, packet: &[u8], turn: Turn) {
+    fn handle_stream(&mut self, mut link: Link, packet: &[u8], turn: Turn) {
         match self.envelope.parse(packet) {
             Ok((Kind::Sync, _)) => {
-                self.input(Input::Sync(packet));
+                self.hear(Input::Sync(packet), link.peer());
                 let own = self.membership.encode_sync();
                 spawn_local(async move {
                     let _turn = turn;
-                    let _ = timeout(SYNC_TIMEOUT, write_packet(&mut stream, &own)).await;
+                    let _ = timeout(SYNC_TIMEOUT, link.send(own)).await;
                 });
             }
             Ok((Kind::Lifeline, payload)) => {
-                let Some(peer) = Peer::parse(payload) else { return };
+                let Some(peer) = Peer::parse(payload) else {
+                    return self.gate.borrow_mut().note_drop(link.peer(), PacketError::Malformed);
+                };
                 let events = self.events.clone();
                 spawn_local(async move {
                     let _turn = turn;
-                    if let Some(peer) = lifeline::watch(peer, stream).await {
+                    if let Some(peer) = lifeline::watch(peer, link.into_stream()).await {
                         let _ = events.send(Event::Dead(peer));
                     }
                 });
             }
-            Ok((kind, _)) => tracing::debug!(?kind, "dropped a packet by stream"),
-            Err(error) => tracing::debug!(%error, "dropped a packet by stream"),
+            Ok((Kind::Keys, payload)) => {
+                let file = self.args.key_file.as_deref();
+                match key_orders::handle(payload, &self.gate, &self.envelope, file) {
+                    Ok(answer) => drop(spawn_local(async move {
+                        let _turn = turn;
+                        let _ = timeout(SYNC_TIMEOUT, link.send(answer)).await;
+                    })),
+                    Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
+                }
+            }
+            Ok((kind, _)) => {
+                self.gate.borrow_mut().note_drop(link.peer(), PacketError::Kind(kind as u8));
+            }
+            Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
         }
     }
 
@@ -340,7 +408,7 @@ impl Driver {
         self.lifelines.retain(|peer, _| peers.contains(peer));
         for peer in peers {
             let (events, hello) = (self.events.clone(), self.membership.encode_lifeline());
-            let hold = lifeline::hold(*peer, hello);
+            let hold = lifeline::hold(*peer, hello, self.gate.clone());
             self.lifelines.entry(*peer).or_insert_with(|| {
                 let task = spawn_local(async move { drop(events.send(Event::Dead(hold.await))) });
                 AbortOnDropHandle::new(task)

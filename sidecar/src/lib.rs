@@ -1,9 +1,9 @@
 //! The sidecar: gossip, the feed, and supervision of one role process.
 //!
 //! ```text
-//! packet → membership (foca, adverts, sync, drain) → role tables → publish (feed)
-//!                ▲                                        │
-//!   seeds, check, supervise ───────── driver ─────────────┘
+//! gate → packet → membership (foca, adverts, sync, drain) → role tables → publish (feed)
+//!                       ▲                                        │
+//!          seeds, check, supervise ───────── driver ─────────────┘
 //! ```
 //!
 //! [`membership::Membership`] is the whole state machine. It takes inputs and the time and returns effects: no
@@ -13,20 +13,29 @@
 //! What is *not* here: anything about HTTP or DNS service. Only [`member_id`], [`advert`], [`membership`]
 //! and the files that it alone uses name foca.
 
+pub mod access;
 pub mod advert;
 mod check;
 pub mod config;
 mod drain;
 mod driver;
+pub mod drops;
 pub mod effect;
+pub mod gate;
 pub mod input;
+pub mod key_file;
+mod key_orders;
+pub mod keyring;
 pub mod lifeline;
+mod link;
 pub mod member_id;
 pub mod membership;
 pub mod packet;
 mod picture;
 mod publish;
+pub mod replay;
 mod role_tables;
+pub mod seal;
 pub mod seeds;
 mod stream;
 pub mod supervise;

@@ -9,7 +9,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
-use crate::stream::write_packet;
+use crate::link::{Link, SharedGate};
 
 /// Lifelines that one node holds. Each is watched from both ends, so a death is seen by about twice as many.
 pub(crate) const LIFELINES_COUNT: usize = 3;
@@ -46,12 +46,14 @@ impl Peer {
 }
 
 /// Holds a lifeline to a peer until that is dead. `hello` is the packet that introduces this node.
-pub(crate) async fn hold(peer: Peer, hello: Vec<u8>) -> Peer {
+pub(crate) async fn hold(peer: Peer, hello: Vec<u8>, gate: SharedGate) -> Peer {
     loop {
-        if let Ok(Ok(mut stream)) = timeout(DIAL_TIMEOUT, TcpStream::connect(peer.addr)).await
-            && write_packet(&mut stream, &hello).await.is_ok()
+        // A frozen peer's kernel accepts, and no greeting comes: only the end of the stream says anything.
+        if let Ok(Ok(stream)) = timeout(DIAL_TIMEOUT, TcpStream::connect(peer.addr)).await
+            && let Ok(mut link) = Link::dialled(stream, peer.addr, &gate).await
+            && link.send(hello.clone()).await.is_ok()
         {
-            ended(&mut stream).await;
+            ended(&mut link.into_stream()).await;
         }
         if is_dead(peer.addr).await {
             return peer;

@@ -259,26 +259,31 @@ impl Membership {
         match self.envelope.parse(packet)? {
             (Kind::Gossip, payload) => {
                 let outcome = self.foca.handle_data(payload, &mut self.runtime);
+                let malformed = is_malformed(&outcome);
                 self.note(outcome);
+                if malformed {
+                    return Err(PacketError::Malformed);
+                }
             }
             (Kind::Drain, payload) => {
-                let report = Report::parse(payload).ok_or(PacketError::Truncated)?;
+                let report = Report::parse(payload).ok_or(PacketError::Malformed)?;
                 if let Phase::Draining(barrier) = &mut self.phase
                     && report.instance == self.config.id.instance
                 {
                     barrier.handle_report(&report);
                 }
             }
-            (kind @ (Kind::Sync | Kind::Lifeline), _) => return Err(PacketError::Kind(kind as u8)),
+            (kind, _) => return Err(PacketError::Kind(kind as u8)),
         }
         Ok(())
     }
 
     fn handle_sync(&mut self, packet: &[u8], now: Duration) -> Result<(), PacketError> {
-        let (Kind::Sync, payload) = self.envelope.parse(packet)? else {
-            return Err(PacketError::Kind(Kind::Gossip as u8));
+        let payload = match self.envelope.parse(packet)? {
+            (Kind::Sync, payload) => payload,
+            (kind, _) => return Err(PacketError::Kind(kind as u8)),
         };
-        let state = State::parse(payload).ok_or(PacketError::Truncated)?;
+        let state = State::parse(payload).ok_or(PacketError::Malformed)?;
         let outcome = self.foca.apply_many(state.members.into_iter(), true, &mut self.runtime);
         self.note(outcome);
         let own_addr = self.config.id.addr;
@@ -589,6 +594,12 @@ impl Membership {
             }
         }
     }
+}
+
+/// Whether it was the packet that foca could not make sense of.
+fn is_malformed(outcome: &Result<(), foca::Error>) -> bool {
+    use foca::Error::{CustomBroadcast, DataTooBig, Decode, MalformedPacket};
+    matches!(outcome, Err(CustomBroadcast(_) | DataTooBig | Decode(_) | MalformedPacket))
 }
 
 fn millis(duration: Duration) -> u64 {

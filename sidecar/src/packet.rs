@@ -6,10 +6,20 @@
 //! ```
 //!
 //! The cluster field is a hash of the cluster's name: it keeps two clusters on one network apart by mistake, and keeps
-//! nobody out who means to come in.
+//! nobody out who means to come in. That is what keys are for: [`crate::seal`] makes another layout of such a packet,
+//! marked in the kind, before it leaves a node that has some.
+
+use crate::seal::SEAL_BYTES;
 
 /// Bytes before the payload.
 pub const ENVELOPE_BYTES: usize = 7;
+
+/// Longest payload of a datagram in bytes: with the envelope and a seal it has [`DATAGRAM_BYTES_MAX`]. The same without
+/// keys, so that nothing else depends on whether there are some.
+pub const PAYLOAD_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - ENVELOPE_BYTES - SEAL_BYTES;
+
+/// Set in the kind of a sealed packet.
+pub const SEALED: u8 = 0x80;
 
 /// Longest datagram in bytes: with IP and UDP headers it passes an Ethernet of 1400, which overlay networks have,
 /// in one piece.
@@ -30,6 +40,10 @@ pub enum Kind {
     Sync = 3,
     /// The first packet of a lifeline, by stream.
     Lifeline = 4,
+    /// The first packet of who accepts a stream, if it has keys: what the dialler's seals must name.
+    Challenge = 32,
+    /// An order about the keys, or the answer to one, by stream.
+    Keys = 33,
 }
 
 /// Why a packet is dropped.
@@ -47,9 +61,33 @@ pub enum PacketError {
     /// From a sidecar of another cluster.
     #[error("another cluster")]
     Cluster,
-    /// Of a kind that does not exist.
+    /// Of a kind that does not exist, or that nobody sends this way.
     #[error("unknown kind {0}")]
     Kind(u8),
+    /// Without a seal, at a node with keys.
+    #[error("not sealed, and this node has keys")]
+    Unsealed,
+    /// Sealed with a key that this node does not have.
+    #[error("sealed with a key that this node does not have")]
+    WrongKey,
+    /// Not what was sealed, or not meant for this node, this stream or this place in the stream.
+    #[error("changed on its way, or meant for another")]
+    Tampered,
+    /// Sealed too long ago, or in the future.
+    #[error("sealed {0} s away from the clock here: is one of the clocks wrong?")]
+    Stale(u64),
+    /// Came before, or is older than what is remembered.
+    #[error("replayed")]
+    Replayed,
+    /// Longer than any packet.
+    #[error("too long")]
+    Oversized,
+    /// From an address that is not to be heard.
+    #[error("its address is denied")]
+    Denied,
+    /// From a sidecar, but not what its kind announces.
+    #[error("malformed")]
+    Malformed,
 }
 
 /// Packs and unpacks for one cluster.
@@ -75,11 +113,30 @@ impl Envelope {
         packet
     }
 
-    /// Unwraps a packet of a stranger.
+    /// Unwraps a packet without a seal.
     ///
     /// # Errors
     /// Why it is to be dropped.
     pub fn parse<'a>(&self, packet: &'a [u8]) -> Result<(Kind, &'a [u8]), PacketError> {
+        let (kind, payload) = self.parse_any(packet)?;
+        let kind = match kind {
+            1 => Kind::Gossip,
+            2 => Kind::Drain,
+            3 => Kind::Sync,
+            4 => Kind::Lifeline,
+            32 => Kind::Challenge,
+            33 => Kind::Keys,
+            sealed if sealed & SEALED != 0 => return Err(PacketError::WrongKey),
+            other => return Err(PacketError::Kind(other)),
+        };
+        Ok((kind, payload))
+    }
+
+    /// The kind and what follows the envelope of a stranger's packet, sealed or not.
+    ///
+    /// # Errors
+    /// Why it is to be dropped.
+    pub fn parse_any<'a>(&self, packet: &'a [u8]) -> Result<(u8, &'a [u8]), PacketError> {
         let Some((&[magic, version, kind, a, b, c, d], payload)) =
             packet.split_first_chunk::<ENVELOPE_BYTES>()
         else {
@@ -94,13 +151,6 @@ impl Envelope {
         if u32::from_be_bytes([a, b, c, d]) != self.cluster {
             return Err(PacketError::Cluster);
         }
-        let kind = match kind {
-            1 => Kind::Gossip,
-            2 => Kind::Drain,
-            3 => Kind::Sync,
-            4 => Kind::Lifeline,
-            other => return Err(PacketError::Kind(other)),
-        };
         Ok((kind, payload))
     }
 }
@@ -130,6 +180,7 @@ mod tests {
         assert_eq!(envelope.parse(&with(0, b'X')), Err(PacketError::Foreign));
         assert_eq!(envelope.parse(&with(1, 9)), Err(PacketError::Version(9)));
         assert_eq!(envelope.parse(&with(2, 9)), Err(PacketError::Kind(9)));
+        assert_eq!(envelope.parse(&with(2, SEALED | 1)), Err(PacketError::WrongKey));
         assert_eq!(Envelope::new("other").parse(&good), Err(PacketError::Cluster));
     }
 }

@@ -16,16 +16,21 @@ use std::{
 use feed::{
     FromSidecar, Name, RoleTable, ToSidecar,
     frame::{Applied, ConsumerHello, FeedError, Member, SidecarCodec, SidecarHello, VERSION, Wait},
+    keys::KeysAt,
+    stats::Stats,
 };
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{broadcast, mpsc, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 use tokio_util::codec::Framed;
 
-use crate::advert::{FOLLOWED_ROLES_MAX, Follows};
+use crate::{
+    advert::{FOLLOWED_ROLES_MAX, Follows},
+    key_orders::Order,
+};
 
 /// How long a connection may take to say what it wants.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,12 +40,15 @@ const CONNECTIONS_MAX: usize = 256;
 const MONITOR_LAG_MAX: usize = 4096;
 
 /// What consumers and askers cause.
-#[derive(Debug)]
 pub(crate) enum Request {
     /// The set of followed roles, or what is in flight, changed.
     Consumers,
     /// Somebody asked the node to leave.
     Leave,
+    /// Somebody asked what was counted.
+    Stats(oneshot::Sender<Stats>),
+    /// Somebody wants something done with the keys of all members.
+    Keys(Order, oneshot::Sender<Vec<KeysAt>>),
 }
 
 struct Subscription {
@@ -228,6 +236,17 @@ impl Board {
             ToSidecar::Leave {} => {
                 let _ = self.requests.send(Request::Leave);
                 connection.send(FromSidecar::Leaving {}).await
+            }
+            ToSidecar::Stats {} => {
+                let (reply, stats) = oneshot::channel();
+                let _ = self.requests.send(Request::Stats(reply));
+                connection.send(FromSidecar::Stats(stats.await.map_err(|_| FeedError::Closed)?)).await
+            }
+            ToSidecar::Keys(asked) => {
+                let order = Order::parse(&asked).map_err(FeedError::Refused)?;
+                let (reply, answers) = oneshot::channel();
+                let _ = self.requests.send(Request::Keys(order, reply));
+                connection.send(FromSidecar::Keys(answers.await.map_err(|_| FeedError::Closed)?)).await
             }
             ToSidecar::Applied(_) => Err(FeedError::OutOfPlace("applied before hello")),
         }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::packet::{DATAGRAM_BYTES_MAX, ENVELOPE_BYTES};
+use crate::packet::PAYLOAD_BYTES_MAX;
 
 /// Sizes at which the settings change: following every single member would change them all the time.
 pub(crate) fn size_class(members: usize) -> u32 {
@@ -25,7 +25,7 @@ pub(crate) fn foca_config(members: usize) -> foca::Config {
         suspect_to_down_after: Duration::from_millis(1500).mul_f64(log10),
         // foca's formula sends each update half as often as memberlist does in small clusters.
         max_transmissions: lan.max_transmissions.max(NonZeroU8::new(8).unwrap_or(NonZeroU8::MIN)),
-        max_packet_size: NonZeroUsize::new(DATAGRAM_BYTES_MAX - ENVELOPE_BYTES).unwrap_or(NonZeroUsize::MIN),
+        max_packet_size: NonZeroUsize::new(PAYLOAD_BYTES_MAX).unwrap_or(NonZeroUsize::MIN),
         periodic_gossip: Some(foca::PeriodicParams {
             frequency: Duration::from_millis(50),
             num_members: three,

@@ -34,6 +34,8 @@ pub(super) struct Layout {
     pub(super) listen: SocketAddr,
     network: u8,
     executable: PathBuf,
+    /// What every sidecar is given as its key file.
+    key_file: Option<PathBuf>,
     /// Held: one cluster in a directory.
     _lock: File,
     /// Held: one cluster in a network.
@@ -95,8 +97,10 @@ impl Kind {
 }
 
 impl Layout {
-    /// Claims a directory, a network and the proxy's address.
-    pub(super) fn claim(dir: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
+    /// Claims a directory, a network and the proxy's address. A key file that the sidecars would refuse is refused here.
+    pub(super) fn claim(dir: &Path, listen: SocketAddr, key_file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let key_file = key_file.map(std::path::absolute).transpose()?;
+        key_file.as_deref().map(sidecar::key_file::load).transpose()?;
         make_dir(dir).with_context(|| format!("--dir {}: cannot be used", dir.display()))?;
         let longest = feed_path(dir, &Kind::Front(NODES_OF_ROLE_MAX).name());
         if longest.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
@@ -118,6 +122,7 @@ impl Layout {
             listen,
             network,
             executable: std::env::current_exe().context("cannot find the own executable")?,
+            key_file,
             _lock: lock,
             _network: held_network,
             _listen: held,
@@ -179,6 +184,9 @@ impl Layout {
         command.arg("--port").arg(service.port().to_string()).arg("--feed").arg(self.feed(kind));
         if kind != Kind::Dns {
             command.arg("--join").arg(SocketAddr::new(self.ip(Kind::Dns), GOSSIP_PORT).to_string());
+        }
+        if let Some(key_file) = &self.key_file {
+            command.arg("--key-file").arg(key_file);
         }
         command.arg("--").arg(&self.executable);
         match kind {

@@ -58,6 +58,9 @@ pub(crate) struct Args {
     /// Where the proxy listens; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT", env = "CONCERTINA_UP_LISTEN", default_value = "127.0.0.1:8080", value_parser = parse_addr)]
     listen: SocketAddr,
+    /// The key file of every node: with it, the gossip is sealed
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_KEY_FILE")]
+    key_file: Option<PathBuf>,
     #[command(flatten)]
     dir: Dir,
 }
@@ -130,7 +133,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let dir = args.dir.path()?;
-    let layout = Layout::claim(&dir, args.listen)?;
+    let layout = Layout::claim(&dir, args.listen, args.key_file)?;
     let listener = control::listen(&dir)?;
     let url = layout.url();
     let cluster = Rc::new(Cluster::new(layout));

@@ -116,6 +116,9 @@ fn bad_usage_ends_with_code_2_and_says_what_would_do() {
         ("sidecar --role billing --check ping", "ping", "tcp, none or http:/path"),
         ("proxy --listen 127.0.0.1:0", "no scheme", "http://ADDR:PORT=ROLE or tcp://ADDR:PORT=ROLE"),
         ("proxy --timeouts warp=1s", "warp", "header, body, idle"),
+        ("keys install 1234", "found 4 characters", "base64 (44 characters)"),
+        ("sidecar --role billing --deny 10.0.0.0/33", "10.0.0.0/33", "CIDR such as 10.0.0.0/8"),
+        ("keys use 1234", "found 4 characters", "fingerprint of 16 hex digits"),
         ("wait --role appserver --timeout 3", "\"3\"", "250ms, 5s, 2m or 1h"),
     ] {
         let Ended { code, stdout, stderr } = run(concertina(line.split(' ')));

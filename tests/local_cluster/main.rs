@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod elastic;
+mod keys;
 mod launcher;
 mod lossless;
 mod names;

@@ -14,6 +14,8 @@ use sidecar::{
     input::Input,
     member_id::MemberId,
     membership::{Config, Membership},
+    packet::DATAGRAM_BYTES_MAX,
+    seal::SEAL_BYTES,
 };
 
 /// One way through the simulated network, at least and at most.
@@ -216,6 +218,7 @@ impl Sim {
             let node = self.nodes.get_mut(&at).unwrap();
             match effect {
                 Effect::Send { to, bytes } => {
+                    assert!(bytes.len() <= DATAGRAM_BYTES_MAX - SEAL_BYTES, "no room for a seal");
                     if self.rng.random::<f64>() >= self.loss {
                         self.send(at, to, |to| Delivery::Datagram { to, bytes: bytes.to_vec() });
                     }
