@@ -40,6 +40,8 @@ enum Command {
     App(app::AppArgs),
     /// Who is in the cluster
     Members(ask::MembersArgs),
+    /// This node's tags, or a change of them
+    Tags(ask::TagsArgs),
     /// Every change from now on
     Monitor(ask::MonitorArgs),
     /// Wait until a role has enough ready endpoints
@@ -84,6 +86,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Front(args) => app::run_front(args).await?,
         Command::App(args) => app::run_app(args).await?,
         Command::Members(args) => ask::members(args).await?,
+        Command::Tags(args) => ask::tags(args).await?,
         Command::Monitor(args) => ask::monitor(args).await?,
         Command::Wait(args) => return ask::wait(args).await,
         Command::Leave(args) => ask::leave(args).await?,

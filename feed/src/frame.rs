@@ -8,14 +8,14 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 
-use crate::{Name, RoleTable};
+use crate::{Name, RoleTable, Tags};
 
 /// Version of the protocol; the other side's must be the same.
 pub const VERSION: u32 = 1;
 
 /// Longest line in bytes, either way. A table of [`crate::table::ENDPOINTS_MAX`] endpoints with names of 63 bytes
-/// takes about 2.6 MB. The codec refuses a longer line before it allocates room for it.
-pub const LINE_BYTES_MAX: usize = 4 << 20;
+/// and the longest tags takes about 6 MB. The codec refuses a longer line before it allocates room for it.
+pub const LINE_BYTES_MAX: usize = 8 << 20;
 
 /// What a consumer, or the command line, says to the sidecar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,18 @@ pub enum ToSidecar {
         /// Only this role.
         #[serde(default)]
         role: Option<Name>,
+        /// Only those that have all of these tags.
+        #[serde(default)]
+        tags: Tags,
+    },
+    /// Change the node's own tags, if anything is said, and tell them.
+    Tags {
+        /// Set these.
+        #[serde(default)]
+        set: Tags,
+        /// Delete those with these keys.
+        #[serde(default)]
+        delete: Vec<String>,
     },
     /// Ask for every change from now on, beginning with the members as they are.
     Monitor {},
@@ -62,6 +74,8 @@ pub enum FromSidecar {
         /// Milliseconds from the question to the answer.
         after_ms: u64,
     },
+    /// The answer to `tags`: the node's own.
+    Tags(Tags),
     /// The answer to `leave`.
     Leaving {},
     /// The request cannot be answered; says why. The connection closes after it.
@@ -127,6 +141,9 @@ pub struct Wait {
     /// At least one consumer of this sidecar follows the role.
     #[serde(default)]
     pub visible: bool,
+    /// Only endpoints that have all of these tags count.
+    #[serde(default)]
+    pub tags: Tags,
 }
 
 /// A member of the cluster as one sidecar sees it.
@@ -144,6 +161,9 @@ pub struct Member {
     pub state: MemberState,
     /// When it started, in milliseconds since the Unix epoch.
     pub instance: u64,
+    /// What its operator says of it.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// The life of a member.

@@ -11,7 +11,7 @@
 //!
 //! This crate knows roles, endpoints and frames. It knows no gossip, no HTTP and no DNS, and depends on none.
 //!
-//! Reading order: [`name`] → [`table`] → [`frame`] → [`subscriber`] → [`follow`] → [`ask`].
+//! Reading order: [`name`] → [`tag`] → [`table`] → [`frame`] → [`subscriber`] → [`follow`] → [`ask`].
 
 pub mod ask;
 pub mod follow;
@@ -19,8 +19,10 @@ pub mod frame;
 pub mod name;
 pub mod subscriber;
 pub mod table;
+pub mod tag;
 pub mod time;
 
 pub use frame::{FromSidecar, ToSidecar};
 pub use name::Name;
 pub use table::{Endpoint, EndpointState, RoleTable};
+pub use tag::{Tag, Tags};

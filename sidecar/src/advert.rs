@@ -5,15 +5,15 @@
 
 use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc};
 
-use feed::{Name, frame::MemberState};
+use feed::{Name, Tags, frame::MemberState};
 use foca::{BroadcastHandler, Invalidates};
 use serde::{Deserialize, Serialize};
 
 use crate::member_id::MemberId;
 
 /// Longest encoded advert in bytes. foca keeps a broadcast that does not fit beside a packet's header for ever and
-/// never sends it, so what is accepted must fit with room to spare.
-pub const ADVERT_BYTES_MAX: usize = 512;
+/// never sends it, so what is accepted must fit with room to spare: the two identities in the header take up to 340.
+pub const ADVERT_BYTES_MAX: usize = 768;
 
 /// Most roles that one node follows: with names of usual length they fit in [`ADVERT_BYTES_MAX`].
 pub const FOLLOWED_ROLES_MAX: usize = 6;
@@ -59,6 +59,8 @@ pub struct Advert {
     pub since_ms: u64,
     /// Whose drains wait for it.
     pub follows: Follows,
+    /// What its operator says of it.
+    pub tags: Tags,
 }
 
 /// Why a broadcast is not taken.
@@ -187,6 +189,7 @@ impl BroadcastHandler<MemberId> for AdvertHandler {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use feed::tag::{TAGS_BYTES_MAX, TAGS_MAX};
     use proptest::prelude::*;
 
     use super::*;
@@ -201,6 +204,7 @@ pub(crate) mod tests {
             weight: 100,
             since_ms: 7,
             follows: Follows::Roles(vec!["app".parse().unwrap()]),
+            tags: Tags::default(),
         }
     }
 
@@ -235,10 +239,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_advert_of_the_longest_names_fits_and_a_longer_text_is_refused() {
+    fn an_advert_of_the_longest_names_and_tags_fits_and_a_longer_text_is_refused() {
         let longest: Name = "x".repeat(63).parse().unwrap();
         let mut big = advert("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535", u64::MAX, u32::MAX);
         big.follows = Follows::Roles(vec![longest; FOLLOWED_ROLES_MAX]);
+        // Many short ones have the most lengths to write.
+        let tags = (0..TAGS_MAX).map(|i| format!("k{i:02}={}", "v".repeat(11)).parse().unwrap());
+        big.tags = Tags::new(tags).unwrap();
+        assert!(big.tags.to_string().len() > TAGS_BYTES_MAX - TAGS_MAX);
         let bytes = big.encode();
         assert!(bytes.len() <= ADVERT_BYTES_MAX, "{}", bytes.len());
         assert_eq!(Advert::parse(&bytes), Ok(big));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args as ClapArgs;
-use feed::Name;
+use feed::{Name, Tag};
 
 /// Where sidecars gossip unless told otherwise: the port that Serf and memberlist made customary.
 pub const GOSSIP_PORT: u16 = 7946;
@@ -41,6 +41,9 @@ pub struct Args {
     /// This node's share of the work beside others of its role
     #[arg(long, env = "CONCERTINA_WEIGHT", default_value_t = 100)]
     pub weight: u16,
+    /// What to tell of this node, for filters and people; may be repeated
+    #[arg(long = "tag", value_name = "KEY=VALUE", env = "CONCERTINA_TAGS", value_delimiter = ',')]
+    pub tags: Vec<Tag>,
     /// The cluster's name; others on the same network are not heard
     #[arg(long, env = "CONCERTINA_CLUSTER", default_value = "default")]
     pub cluster: String,

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context;
 use feed::{
-    Name,
+    Name, Tags,
     frame::{Member, MemberState},
 };
 use rustix::process::WaitStatus;
@@ -107,8 +107,10 @@ impl Driver {
         let ip = advertised(&args, &sources).await?;
         let gossip = SocketAddr::new(ip, udp.local_addr()?.port());
 
+        let tags = Tags::new(args.tags.iter().cloned()).context("--tag (CONCERTINA_TAGS)")?;
+
         let (requests_out, requests) = mpsc::unbounded_channel();
-        let publisher = Publisher::new(node.clone(), args.cluster.clone(), requests_out);
+        let publisher = Publisher::new(node.clone(), args.cluster.clone(), tags.clone(), requests_out);
         let feed = publish::bind(&args.feed).await;
         let feed = feed.with_context(|| format!("--feed {}: cannot listen there", args.feed.display()))?;
         spawn_local(publisher.clone().serve(feed));
@@ -129,6 +131,7 @@ impl Driver {
             id,
             port: args.port,
             weight: args.weight,
+            tags,
             cluster: args.cluster.clone(),
             founds,
             drain_timeout: args.drain_timeout,
@@ -216,6 +219,7 @@ impl Driver {
                 self.input(Input::Follows(self.publisher.follows()));
                 self.input(Input::InFlight(self.publisher.in_flight()));
             }
+            Request::Tags(tags) => self.input(Input::Tags(tags.clone())),
             Request::Leave => self.input(Input::Leave),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use feed::Tags;
+
 use crate::{advert::Follows, lifeline::Peer};
 
 /// What happens to a node.
@@ -21,6 +23,8 @@ pub enum Input<'a> {
     Serving(bool),
     /// The roles that consumers beside this sidecar follow.
     Follows(Follows),
+    /// What the operator says of the node from now on.
+    Tags(Tags),
     /// What those consumers have in flight at draining instances they have stopped choosing.
     InFlight(BTreeMap<u64, u32>),
     /// A lifeline ended and its peer does not accept connections any more.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use feed::{
-    Name,
+    Name, Tags,
     frame::{Member, MemberState},
 };
 use foca::{AccumulatingRuntime, Foca, OwnedNotification, PostcardCodec, Timer};
@@ -63,6 +63,8 @@ pub struct Config {
     pub port: u16,
     /// Its share of the work.
     pub weight: u16,
+    /// What its operator says of it.
+    pub tags: Tags,
     /// The cluster's name.
     pub cluster: String,
     /// Whether it may take itself for the first of its cluster: it has no seeds.
@@ -127,6 +129,7 @@ impl Membership {
             weight: config.weight,
             since_ms: config.id.instance,
             follows: Follows::Roles(Vec::new()),
+            tags: config.tags.clone(),
         };
         let mut node = Self {
             envelope: Envelope::new(&config.cluster),
@@ -187,6 +190,10 @@ impl Membership {
             }
             Input::Follows(follows) => {
                 self.readvertise(|own| own.follows = follows);
+                Ok(())
+            }
+            Input::Tags(tags) => {
+                self.readvertise(|own| own.tags = tags);
                 Ok(())
             }
             Input::InFlight(counts) => {

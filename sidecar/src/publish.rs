@@ -14,7 +14,7 @@ use std::{
 };
 
 use feed::{
-    FromSidecar, Name, RoleTable, ToSidecar,
+    Endpoint, FromSidecar, Name, RoleTable, Tags, ToSidecar,
     frame::{Applied, ConsumerHello, FeedError, Member, SidecarCodec, SidecarHello, VERSION, Wait},
 };
 use futures_util::{SinkExt, StreamExt};
@@ -39,6 +39,8 @@ const MONITOR_LAG_MAX: usize = 4096;
 pub(crate) enum Request {
     /// The set of followed roles, or what is in flight, changed.
     Consumers,
+    /// Somebody changed the node's own tags.
+    Tags(Tags),
     /// Somebody asked the node to leave.
     Leave,
 }
@@ -50,6 +52,7 @@ struct Subscription {
 
 struct Board {
     hello: SidecarHello,
+    tags: RefCell<Tags>,
     tables: RefCell<BTreeMap<Name, RoleTable>>,
     members: RefCell<Vec<Member>>,
     subscriptions: RefCell<BTreeMap<u64, Subscription>>,
@@ -84,9 +87,15 @@ pub(crate) async fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 impl Publisher {
-    pub(crate) fn new(node: Name, cluster: String, requests: mpsc::UnboundedSender<Request>) -> Self {
+    pub(crate) fn new(
+        node: Name,
+        cluster: String,
+        tags: Tags,
+        requests: mpsc::UnboundedSender<Request>,
+    ) -> Self {
         Self(Rc::new(Board {
             hello: SidecarHello { version: VERSION, node, cluster },
+            tags: RefCell::new(tags),
             tables: RefCell::default(),
             members: RefCell::default(),
             subscriptions: RefCell::default(),
@@ -218,10 +227,15 @@ impl Board {
                 tracing::info!(consumer = hello.name, "feed consumer went");
                 outcome
             }
-            ToSidecar::Members { role } => {
+            ToSidecar::Members { role, tags } => {
                 let mut members = self.members.borrow().clone();
                 members.retain(|member| role.as_ref().is_none_or(|role| member.role == *role));
+                members.retain(|member| member.tags.include(&tags));
                 connection.send(FromSidecar::Members(members)).await
+            }
+            ToSidecar::Tags { set, delete } => {
+                let tags = self.change_tags(set, &delete)?;
+                connection.send(FromSidecar::Tags(tags)).await
             }
             ToSidecar::Monitor {} => self.serve_monitor(connection).await,
             ToSidecar::Wait(wish) => self.serve_wait(connection, &wish).await,
@@ -231,6 +245,13 @@ impl Board {
             }
             ToSidecar::Applied(_) => Err(FeedError::OutOfPlace("applied before hello")),
         }
+    }
+
+    fn change_tags(&self, set: Tags, delete: &[String]) -> Result<Tags, FeedError> {
+        let mut own = self.tags.borrow_mut();
+        *own = own.changed(set, delete).map_err(|error| FeedError::Refused(error.to_string()))?;
+        let _ = self.requests.send(Request::Tags(own.clone()));
+        Ok(own.clone())
     }
 
     async fn serve_consumer(&self, connection: &mut Connection, id: u64) -> Result<(), FeedError> {
@@ -326,7 +347,9 @@ impl Board {
     fn fulfils(&self, wish: &Wait) -> bool {
         let tables = self.tables.borrow();
         let table = tables.get(&wish.role);
-        let (ready, draining) = table.map_or((0, 0), |t| (t.ready().count(), t.draining().count()));
+        let wanted = |e: &&Endpoint| e.tags.include(&wish.tags);
+        let count = |t: &RoleTable| (t.ready().filter(wanted).count(), t.draining().filter(wanted).count());
+        let (ready, draining) = table.map_or((0, 0), count);
         let enough = ready >= wish.min as usize;
         let not_too_many = wish.max.is_none_or(|max| ready <= max as usize && draining == 0);
         let generation = table.map_or(0, RoleTable::generation);

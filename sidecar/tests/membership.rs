@@ -6,7 +6,7 @@ mod sim;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use feed::frame::MemberState;
+use feed::{Tags, frame::MemberState};
 use sidecar::input::Input;
 use sim::{Sim, addr};
 
@@ -298,5 +298,22 @@ mod fencing {
         sim.start(2, "billing", "billing");
         sim.run_until(2 * SECOND, |sim| sim.nodes.values().all(|n| n.ready("billing").len() == 1));
         assert!(sim.nodes.values().all(|n| !n.ready("app").contains("app2")), "one address, one holder");
+    }
+}
+
+mod tags {
+    use super::*;
+
+    #[test]
+    fn changed_tags_are_in_the_members_and_tables_of_all_and_late_joiners_learn_them() {
+        let mut sim = cluster(50, 10);
+        let tags = Tags::new(["zone=a".parse().unwrap()]).unwrap();
+        sim.input(5, Input::Tags(tags.clone()));
+        let knows = |node: &sim::Node| node.tables["app"].endpoints().iter().any(|e| e.tags.include(&tags));
+        let took = sim.run_until(SECOND, |sim| sim.nodes.values().all(knows));
+        assert!(took < Duration::from_millis(250), "{took:?}");
+        sim.start(50, "late", "front");
+        sim.run_until(SECOND, |sim| sim.nodes.values().all(|n| n.tables.contains_key("app") && knows(n)));
+        assert_eq!(sim.node(50).changes.iter().filter(|m| m.tags == tags).count(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What can be asked of a sidecar: `members`, `wait`, `monitor`, `leave`.
+//! What can be asked of a sidecar: `members`, `tags`, `wait`, `monitor`, `leave`.
 
 use std::collections::BTreeMap;
 
@@ -98,4 +98,24 @@ fn a_node_that_is_told_to_leave_leaves_and_can_come_back() {
     // It ends a moment after it has left, and the launcher notices that.
     until("appserver2 starts again", || (cluster.run("node start appserver2").code == Some(0)).then_some(()));
     assert_eq!(states(&cluster, "frontserver1")["appserver2"], "ready");
+}
+
+#[test]
+fn tags_change_while_the_node_runs_and_select_it() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    assert_eq!(cluster.order("tags --node appserver2"), "");
+    let set = cluster.order("tags --node appserver2 set zone=b disk=ssd zone=a");
+    assert_eq!(set, "disk=ssd\nzone=a\n");
+    cluster.order("wait --role appserver --tag zone=a --node proxyserver");
+    let listed = cluster.order("members --tag zone=a --tag disk=ssd --node proxyserver");
+    assert!(listed.starts_with("appserver2 ") && listed.ends_with(" disk=ssd,zone=a\n"), "{listed}");
+    let listed: Vec<Value> =
+        serde_json::from_str(&cluster.order("members --json --role appserver --node proxyserver")).unwrap();
+    assert_eq!(listed[1]["tags"], serde_json::json!({"disk": "ssd", "zone": "a"}));
+    assert!(listed[0].get("tags").is_none(), "absent where there is none: {listed:?}");
+
+    assert_eq!(cluster.order("tags delete disk never --node appserver2"), "zone=a\n");
+    let long = cluster.run(&format!("tags set a={0} b={0} --node appserver2", "v".repeat(126)));
+    assert!(long.why().contains("over 256"), "{long:?}");
+    assert_eq!(cluster.order("tags --node appserver2"), "zone=a\n");
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use feed::{Name, RoleTable, frame::Member};
+use feed::{Name, RoleTable, Tags, frame::Member};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sidecar::{
     advert::Follows,
@@ -90,6 +90,7 @@ impl Sim {
             },
             port: 8080,
             weight: 100,
+            tags: Tags::default(),
             cluster: "default".into(),
             founds: at == 1,
             drain_timeout: Duration::from_secs(6),
