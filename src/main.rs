@@ -42,7 +42,11 @@ enum Command {
     Members(ask::MembersArgs),
     /// This node's tags, or a change of them
     Tags(ask::TagsArgs),
-    /// Every change from now on
+    /// Tell every live member something, once
+    Event(ask::EventArgs),
+    /// Ask members something and print their answers
+    Query(ask::QueryArgs),
+    /// Every change and event from now on
     Monitor(ask::MonitorArgs),
     /// Wait until a role has enough ready endpoints
     Wait(ask::WaitArgs),
@@ -87,6 +91,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::App(args) => app::run_app(args).await?,
         Command::Members(args) => ask::members(args).await?,
         Command::Tags(args) => ask::tags(args).await?,
+        Command::Event(args) => ask::event(args).await?,
+        Command::Query(args) => return ask::query(args).await,
         Command::Monitor(args) => ask::monitor(args).await?,
         Command::Wait(args) => return ask::wait(args).await,
         Command::Leave(args) => ask::leave(args).await?,

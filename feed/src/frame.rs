@@ -8,7 +8,10 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 
-use crate::{Name, RoleTable, Tags};
+use crate::{
+    Name, RoleTable, Tags,
+    event::{Answer, Query, Tally, UserEvent},
+};
 
 /// Version of the protocol; the other side's must be the same.
 pub const VERSION: u32 = 1;
@@ -48,6 +51,16 @@ pub enum ToSidecar {
     /// Ask to be told when the role has the wished number of ready endpoints, applied by every consumer of this
     /// sidecar that follows the role.
     Wait(Wait),
+    /// Send an event to every live member, this one included.
+    Event {
+        /// What it is called.
+        name: Name,
+        /// What it says, up to [`PAYLOAD_BYTES_MAX`](crate::event::PAYLOAD_BYTES_MAX).
+        #[serde(default)]
+        payload: String,
+    },
+    /// Ask members something.
+    Query(Query),
     /// Leave the cluster: what SIGTERM does.
     Leave {},
 }
@@ -69,6 +82,17 @@ pub enum FromSidecar {
     Members(Vec<Member>),
     /// One change, to those who monitor.
     Change(Member),
+    /// One event, to those who monitor.
+    Event(UserEvent),
+    /// The answer to `event`: it is on its way.
+    Sent {
+        /// Its Lamport time.
+        time: u64,
+    },
+    /// One member's answer to `query`.
+    Answer(Answer),
+    /// The end of the answers to `query`.
+    Answered(Tally),
     /// The answer to `wait`: the wish came true after so many milliseconds.
     Waited {
         /// Milliseconds from the question to the answer.
@@ -141,6 +165,9 @@ pub struct Wait {
     /// At least one consumer of this sidecar follows the role.
     #[serde(default)]
     pub visible: bool,
+    /// Every consumer of the role in the cluster has applied it, not only those of this sidecar; and there is one.
+    #[serde(default)]
+    pub everywhere: bool,
     /// Only endpoints that have all of these tags count.
     #[serde(default)]
     pub tags: Tags,

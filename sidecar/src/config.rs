@@ -10,6 +10,8 @@ use std::{
 use clap::Args as ClapArgs;
 use feed::{Name, Tag};
 
+use crate::handler::Handler;
+
 /// Where sidecars gossip unless told otherwise: the port that Serf and memberlist made customary.
 pub const GOSSIP_PORT: u16 = 7946;
 
@@ -56,6 +58,15 @@ pub struct Args {
     /// Longest wait, when stopping, for consumers to let go of this node, e.g. 6s
     #[arg(long, value_name = "TIME", env = "CONCERTINA_DRAIN_TIMEOUT", default_value = "6s", value_parser = feed::time::parse_duration)]
     pub drain_timeout: Duration,
+    /// A program to run on an event, or to answer a query, of some name; may be repeated. The payload comes on stdin, the
+    /// answer is taken from stdout
+    #[arg(
+        long = "handler",
+        value_name = "event:NAME=CMD|query:NAME=CMD",
+        env = "CONCERTINA_HANDLERS",
+        value_delimiter = ','
+    )]
+    pub handlers: Vec<Handler>,
     /// The role's process
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,

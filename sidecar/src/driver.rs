@@ -1,5 +1,7 @@
 //! The one place of the sidecar with sockets, clocks and signals: feeds the membership and carries out its effects.
 
+mod errands;
+
 use std::{
     cell::Cell,
     collections::BTreeMap,
@@ -12,10 +14,10 @@ use std::{
 
 use anyhow::Context;
 use feed::{
-    Name, Tags,
+    FromSidecar, Name, Tags,
+    event::Outcome,
     frame::{Member, MemberState},
 };
-use rustix::process::WaitStatus;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     signal::unix::{Signal, SignalKind, signal},
@@ -29,15 +31,17 @@ use crate::{
     check,
     config::{Args, Check},
     effect::Effect,
+    handler::Handlers,
     input::Input,
     lifeline::{self, Peer},
     member_id::MemberId,
     membership::{Config, Membership},
     packet::{DATAGRAM_BYTES_MAX, Envelope, Kind},
     publish::{self, Publisher, Request},
+    query::QueryId,
     seeds::Sources,
     stream::{read_packet, write_packet},
-    supervise::Role,
+    supervise::{Role, describe},
 };
 
 /// Longest exchange of states by stream.
@@ -59,6 +63,7 @@ enum Event {
     SyncEnded,
     Stream { stream: TcpStream, packet: Vec<u8>, turn: Turn },
     Dead(Peer),
+    Outcome(QueryId, Option<Outcome>),
 }
 
 /// Runs a sidecar until it is asked to stop or its role's process ends.
@@ -91,6 +96,10 @@ struct Driver {
     streams: Rc<Cell<usize>>,
     lifelines: BTreeMap<Peer, AbortOnDropHandle<()>>,
     joined: BTreeMap<Name, Instant>,
+    node: Name,
+    handlers: Handlers,
+    /// Connections that wait for answers of the membership.
+    askers: BTreeMap<u64, mpsc::UnboundedSender<FromSidecar>>,
 }
 
 impl Driver {
@@ -143,7 +152,6 @@ impl Driver {
             started: Instant::now(),
             membership: Membership::new(config, rand::random()),
             publisher,
-            role,
             udp,
             tcp,
             events,
@@ -155,6 +163,10 @@ impl Driver {
             streams: Rc::default(),
             lifelines: BTreeMap::new(),
             joined: BTreeMap::new(),
+            node,
+            handlers: Handlers::new(args.handlers.clone(), role.others()),
+            askers: BTreeMap::new(),
+            role,
             args,
         })
     }
@@ -179,7 +191,7 @@ impl Driver {
                 () = sleep_until(deadline) => self.input(Input::Tick),
                 accepted = self.tcp.accept() => self.accept_stream(accepted).await,
                 Some(event) = self.inbox.recv() => self.handle_event(event),
-                Some(request) = self.requests.recv() => self.handle_request(&request),
+                Some(request) = self.requests.recv() => self.handle_request(request),
                 _ = self.terminate.recv() => self.input(Input::Leave),
                 _ = self.interrupt.recv() => self.input(Input::Leave),
                 status = self.role.ended() => {
@@ -210,16 +222,25 @@ impl Driver {
             Event::SyncEnded => self.input(Input::SyncEnded),
             Event::Stream { stream, packet, turn } => self.handle_stream(stream, &packet, turn),
             Event::Dead(peer) => self.input(Input::Dead(peer)),
+            Event::Outcome(id, outcome) => self.input(Input::Outcome(id, outcome)),
         }
     }
 
-    fn handle_request(&mut self, request: &Request) {
+    fn handle_request(&mut self, request: Request) {
         match request {
             Request::Consumers => {
                 self.input(Input::Follows(self.publisher.follows()));
                 self.input(Input::InFlight(self.publisher.in_flight()));
             }
-            Request::Tags(tags) => self.input(Input::Tags(tags.clone())),
+            Request::Tags(tags) => self.input(Input::Tags(tags)),
+            Request::Question { to, question, answers } => {
+                self.askers.insert(to, answers);
+                self.input(Input::Question { to, question });
+            }
+            Request::Withdrawn(to) => {
+                self.askers.remove(&to);
+                self.input(Input::Withdrawn(to));
+            }
             Request::Leave => self.input(Input::Leave),
         }
     }
@@ -241,6 +262,9 @@ impl Driver {
                     self.input(Input::InFlight(self.publisher.in_flight()));
                 }
                 Effect::InTouch => self.publisher.publish_synced(),
+                Effect::Reply { to, frame, is_last } => self.reply(to, frame, is_last),
+                Effect::Event(event) => self.apply_event(event),
+                Effect::Asked { id, asked } => self.work_on(id, asked),
                 Effect::Change(member) => self.apply_change(member),
                 Effect::Drained { after, held_up_by } if held_up_by.is_empty() => {
                     tracing::info!(?after, "drained");
@@ -427,12 +451,4 @@ fn hostname() -> anyhow::Result<Name> {
     let hostname = uname.nodename().to_string_lossy();
     let label = hostname.split('.').next().unwrap_or_default();
     label.parse().context("the hostname cannot be the node's name; give one with --node")
-}
-
-fn describe(status: WaitStatus) -> String {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (_, Some(signal)) => format!("signal {signal}"),
-        _ => "unknown".to_owned(),
-    }
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use feed::Tags;
+use feed::{Tags, ToSidecar, event::Outcome};
 
-use crate::{advert::Follows, lifeline::Peer};
+use crate::{advert::Follows, lifeline::Peer, query::QueryId};
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -29,6 +29,18 @@ pub enum Input<'a> {
     InFlight(BTreeMap<u64, u32>),
     /// A lifeline ended and its peer does not accept connections any more.
     Dead(Peer),
+    /// Somebody asks something on this connection; answered by
+    /// [`Effect::Reply`](crate::effect::Effect::Reply).
+    Question {
+        /// The connection.
+        to: u64,
+        /// What.
+        question: ToSidecar,
+    },
+    /// Whoever asked on this connection is gone.
+    Withdrawn(u64),
+    /// What came of an [`Effect::Asked`](crate::effect::Effect::Asked); none: nothing yet, and the asker will ask again.
+    Outcome(QueryId, Option<Outcome>),
     /// Drain and leave.
     Leave,
     /// The role's process is gone: leave without draining.

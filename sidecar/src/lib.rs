@@ -14,11 +14,14 @@
 //! and the files that it alone uses name foca.
 
 pub mod advert;
+mod broadcast;
 mod check;
 pub mod config;
 mod drain;
 mod driver;
 pub mod effect;
+mod event;
+pub mod handler;
 pub mod input;
 pub mod lifeline;
 pub mod member_id;
@@ -26,6 +29,7 @@ pub mod membership;
 pub mod packet;
 mod picture;
 mod publish;
+pub mod query;
 mod role_tables;
 pub mod seeds;
 mod stream;

@@ -4,6 +4,8 @@
 //! reused address shows as a rename only). Whenever anything moved, the whole picture is taken from foca's member
 //! list and the adverts, and compared with the one before.
 
+pub(crate) mod questions;
+
 use std::{
     cell::RefCell,
     collections::{BTreeSet, VecDeque},
@@ -20,14 +22,17 @@ use foca::{AccumulatingRuntime, Foca, OwnedNotification, PostcardCodec, Timer};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
 use crate::{
-    advert::{Advert, AdvertHandler, Adverts, Follows},
+    advert::{Advert, Adverts, Follows},
+    broadcast::{Broadcast, Handler},
     drain::{Barrier, Report, Reports},
     effect::Effect,
+    event::Events,
     input::Input,
     lifeline::{self, Peer},
     member_id::MemberId,
     packet::{Envelope, Kind, PacketError},
     picture::Picture,
+    query::Queries,
     role_tables::RoleTables,
     swim::{foca_config, size_class},
     sync::State,
@@ -85,10 +90,11 @@ enum Phase {
 pub struct Membership {
     config: Config,
     envelope: Envelope,
-    foca: Foca<MemberId, PostcardCodec, StdRng, AdvertHandler>,
+    foca: Foca<MemberId, PostcardCodec, StdRng, Handler>,
     runtime: AccumulatingRuntime<MemberId>,
     timers: Timers<Timer<MemberId>>,
     adverts: Rc<RefCell<Adverts>>,
+    events: Rc<RefCell<Events>>,
     own: Advert,
     phase: Phase,
     seeds: Vec<SocketAddr>,
@@ -107,6 +113,7 @@ pub struct Membership {
     lifelines: Vec<Peer>,
     tables: RoleTables,
     reports: Reports,
+    queries: Queries,
     rng: StdRng,
     effects: VecDeque<Effect>,
 }
@@ -115,8 +122,9 @@ impl Membership {
     /// A node that has just started; `seed` makes its random choices repeatable.
     pub fn new(config: Config, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let adverts = Rc::new(RefCell::new(Adverts::default()));
-        let handler = AdvertHandler { adverts: adverts.clone(), own_addr: config.id.addr };
+        let (adverts, events): (Rc<RefCell<Adverts>>, Rc<RefCell<Events>>) = Default::default();
+        let own_addr = config.id.addr;
+        let handler = Handler { adverts: adverts.clone(), events: events.clone(), own_addr };
         let foca_rng = StdRng::seed_from_u64(rng.random());
         let foca =
             Foca::with_custom_broadcast(config.id.clone(), foca_config(1), foca_rng, PostcardCodec, handler);
@@ -137,6 +145,7 @@ impl Membership {
             runtime: AccumulatingRuntime::new(),
             timers: Timers::new(),
             adverts,
+            events,
             own,
             phase: Phase::Member,
             seeds: Vec::new(),
@@ -153,6 +162,7 @@ impl Membership {
             lifelines: Vec::new(),
             tables: RoleTables::default(),
             reports: Reports::default(),
+            queries: Queries::default(),
             rng,
             effects: VecDeque::new(),
             config,
@@ -173,7 +183,7 @@ impl Membership {
         let result = match input {
             Input::Tick => Ok(()),
             Input::Datagram(_) | Input::Sync(_) if gone => Ok(()),
-            Input::Datagram(packet) => self.handle_datagram(packet),
+            Input::Datagram(packet) => self.handle_datagram(packet, now),
             Input::Sync(packet) => self.handle_sync(packet, now),
             Input::SyncEnded => {
                 self.syncing = false;
@@ -206,6 +216,18 @@ impl Membership {
                 }
                 Ok(())
             }
+            Input::Question { to, question } => {
+                self.handle_question(to, question, now);
+                Ok(())
+            }
+            Input::Withdrawn(to) => {
+                self.queries.withdraw(to);
+                Ok(())
+            }
+            Input::Outcome(id, outcome) => {
+                self.handle_outcome(id, outcome);
+                Ok(())
+            }
             Input::Leave => {
                 self.handle_leave(now);
                 Ok(())
@@ -235,7 +257,8 @@ impl Membership {
             Phase::Left => None,
         };
         let founding = self.founds_at.filter(|_| !self.in_touch);
-        [phase, founding, self.timers.next_deadline(), self.settle_at, self.reports.next_deadline()]
+        let (reports, queries) = (self.reports.next_deadline(), self.queries.next_deadline());
+        [phase, founding, self.timers.next_deadline(), self.settle_at, reports, queries]
             .into_iter()
             .flatten()
             .min()
@@ -248,7 +271,9 @@ impl Membership {
         let adverts = self.adverts.borrow();
         let adverts =
             members.iter().filter_map(|m| adverts.of(m.id().addr, m.id().instance).cloned()).collect();
-        self.envelope.encode(Kind::Sync, &State { in_touch: self.in_touch, members, adverts }.encode())
+        let events = self.events.borrow().kept().cloned().collect();
+        let state = State { in_touch: self.in_touch, members, adverts, events };
+        self.envelope.encode(Kind::Sync, &state.encode())
     }
 
     /// The packet that introduces this node on a lifeline.
@@ -262,7 +287,7 @@ impl Membership {
         self.picture.listed().map(|listed| &listed.member)
     }
 
-    fn handle_datagram(&mut self, packet: &[u8]) -> Result<(), PacketError> {
+    fn handle_datagram(&mut self, packet: &[u8], now: Duration) -> Result<(), PacketError> {
         match self.envelope.parse(packet)? {
             (Kind::Gossip, payload) => {
                 let outcome = self.foca.handle_data(payload, &mut self.runtime);
@@ -276,6 +301,8 @@ impl Membership {
                     barrier.handle_report(&report);
                 }
             }
+            (Kind::Query, payload) => self.handle_query(payload, now)?,
+            (Kind::Reply, payload) => self.handle_reply(payload, now)?,
             (kind @ (Kind::Sync | Kind::Lifeline), _) => return Err(PacketError::Kind(kind as u8)),
         }
         Ok(())
@@ -294,6 +321,11 @@ impl Membership {
             adverts.apply(advert);
         }
         drop(adverts);
+        let mut events = self.events.borrow_mut();
+        for event in state.events {
+            events.apply_remembered(event, self.config.id.instance);
+        }
+        drop(events);
         self.settle(now);
         if state.in_touch {
             self.apply_in_touch(now);
@@ -367,7 +399,7 @@ impl Membership {
 
     fn spread_own(&mut self) {
         self.own.version += 1;
-        let outcome = self.foca.add_broadcast(&self.own.encode()).map(drop);
+        let outcome = self.foca.add_broadcast(&Broadcast::Advert(self.own.clone()).encode()).map(drop);
         self.note(outcome);
         let outcome = self.foca.gossip(&mut self.runtime);
         self.note(outcome);
@@ -400,6 +432,8 @@ impl Membership {
             Phase::Left => {}
         }
         self.report(now);
+        self.tell_events();
+        self.advance_queries(now);
         self.drain_runtime(now);
     }
 
@@ -537,23 +571,8 @@ impl Membership {
 
     /// The live consumers of the own role that have not let go.
     fn held_up_by(&self, barrier: &Barrier) -> Vec<Name> {
-        let adverts = self.adverts.borrow();
-        let own_role = &self.config.id.role;
-        self.foca
-            .iter_members()
-            .map(foca::Member::id)
-            .filter(|id| {
-                adverts.of(id.addr, id.instance).is_some_and(|advert| {
-                    let serves = matches!(
-                        advert.state,
-                        MemberState::Joining | MemberState::Ready | MemberState::Draining
-                    );
-                    serves && advert.follows.includes(own_role)
-                })
-            })
-            .filter(|id| !barrier.is_released_by(id.addr, id.instance))
-            .map(|id| id.node.clone())
-            .collect()
+        let followers = self.followers(&self.config.id.role).into_iter();
+        followers.filter(|id| !barrier.is_released_by(id.addr, id.instance)).map(|id| id.node).collect()
     }
 
     fn apply_farewell(&mut self, state: MemberState, now: Duration) {

@@ -30,6 +30,10 @@ pub enum Kind {
     Sync = 3,
     /// The first packet of a lifeline, by stream.
     Lifeline = 4,
+    /// A question to a member.
+    Query = 5,
+    /// A member's answer.
+    Reply = 6,
 }
 
 /// Why a packet is dropped.
@@ -99,6 +103,8 @@ impl Envelope {
             2 => Kind::Drain,
             3 => Kind::Sync,
             4 => Kind::Lifeline,
+            5 => Kind::Query,
+            6 => Kind::Reply,
             other => return Err(PacketError::Kind(other)),
         };
         Ok((kind, payload))

@@ -15,6 +15,7 @@ use std::{
 
 use feed::{
     Endpoint, FromSidecar, Name, RoleTable, Tags, ToSidecar,
+    event::UserEvent,
     frame::{Applied, ConsumerHello, FeedError, Member, SidecarCodec, SidecarHello, VERSION, Wait},
 };
 use futures_util::{SinkExt, StreamExt};
@@ -41,6 +42,10 @@ pub(crate) enum Request {
     Consumers,
     /// Somebody changed the node's own tags.
     Tags(Tags),
+    /// Somebody asks what the membership answers, for this connection.
+    Question { to: u64, question: ToSidecar, answers: mpsc::UnboundedSender<FromSidecar> },
+    /// Whoever asked on this connection is gone.
+    Withdrawn(u64),
     /// Somebody asked the node to leave.
     Leave,
 }
@@ -61,7 +66,7 @@ struct Board {
     connections: Cell<usize>,
     /// Counts the changes of all of the above.
     epoch: watch::Sender<u64>,
-    changes: broadcast::Sender<Member>,
+    changes: broadcast::Sender<FromSidecar>,
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -123,7 +128,20 @@ impl Publisher {
     pub(crate) fn publish_change(&self, change: Member, members: Vec<Member>) {
         *self.0.members.borrow_mut() = members;
         // Nobody may be listening.
-        let _ = self.0.changes.send(change);
+        let _ = self.0.changes.send(FromSidecar::Change(change));
+    }
+
+    pub(crate) fn publish_event(&self, event: UserEvent) {
+        let _ = self.0.changes.send(FromSidecar::Event(event));
+    }
+
+    /// Waits until the wish has come true for the consumers of this sidecar.
+    pub(crate) async fn fulfilled(&self, wish: &Wait) {
+        let mut epoch = self.0.epoch.subscribe();
+        while !self.0.fulfils(wish) {
+            // The sender is in the board that is held here.
+            let _ = epoch.changed().await;
+        }
     }
 
     /// Everything that some consumer follows.
@@ -238,6 +256,12 @@ impl Board {
                 connection.send(FromSidecar::Tags(tags)).await
             }
             ToSidecar::Monitor {} => self.serve_monitor(connection).await,
+            question @ (ToSidecar::Event { .. } | ToSidecar::Query(_)) => {
+                self.serve_question(connection, question).await
+            }
+            ToSidecar::Wait(wish) if wish.everywhere => {
+                self.serve_question(connection, ToSidecar::Wait(wish)).await
+            }
             ToSidecar::Wait(wish) => self.serve_wait(connection, &wish).await,
             ToSidecar::Leave {} => {
                 let _ = self.requests.send(Request::Leave);
@@ -317,7 +341,7 @@ impl Board {
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
-                    Ok(change) => connection.send(FromSidecar::Change(change)).await?,
+                    Ok(news) => connection.send(news).await?,
                     Err(_) => return Err(FeedError::OutOfPlace("a monitor that reads too slowly")),
                 },
                 frame = connection.next() => return match frame {
@@ -326,6 +350,34 @@ impl Board {
                 },
             }
         }
+    }
+
+    /// Passes a question on, and its answers back, until there are no more or the asker is gone.
+    async fn serve_question(
+        &self,
+        connection: &mut Connection,
+        question: ToSidecar,
+    ) -> Result<(), FeedError> {
+        let to = self.next_id.replace(self.next_id.get() + 1);
+        let (answers, mut heard) = mpsc::unbounded_channel();
+        let _ = self.requests.send(Request::Question { to, question, answers });
+        let outcome = loop {
+            tokio::select! {
+                answer = heard.recv() => match answer {
+                    Some(answer) => match connection.send(answer).await {
+                        Ok(()) => {}
+                        Err(error) => break Err(error),
+                    },
+                    None => break Ok(()),
+                },
+                frame = connection.next() => break match frame {
+                    None => Ok(()),
+                    Some(_) => Err(FeedError::OutOfPlace("a frame after a question")),
+                },
+            }
+        };
+        let _ = self.requests.send(Request::Withdrawn(to));
+        outcome
     }
 
     async fn serve_wait(&self, connection: &mut Connection, wish: &Wait) -> Result<(), FeedError> {

@@ -1,5 +1,6 @@
-//! Questions to a sidecar: `members`, `tags`, `monitor`, `wait`, `leave`.
+//! Questions to a sidecar: `members`, `tags`, `event`, `query`, `monitor`, `wait`, `leave`.
 
+mod events;
 mod tags;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -13,6 +14,7 @@ use feed::{
 
 use crate::up;
 
+pub(crate) use events::{EventArgs, QueryArgs, event, query};
 pub(crate) use tags::{TagsArgs, tags};
 
 /// Which sidecar to ask.
@@ -87,6 +89,9 @@ fn print_member(member: &Member) {
 
 #[derive(clap::Args)]
 pub(crate) struct MonitorArgs {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -94,8 +99,12 @@ pub(crate) struct MonitorArgs {
 pub(crate) async fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
     let mut answers = args.target.ask(ToSidecar::Monitor {}).await?;
     loop {
-        if let FromSidecar::Change(member) = answers.next().await? {
-            print_member(&member);
+        let frame = answers.next().await?;
+        match frame {
+            frame if args.json => println!("{}", serde_json::to_string(&frame)?),
+            FromSidecar::Change(member) => print_member(&member),
+            FromSidecar::Event(event) => events::print_event(&event),
+            _ => {}
         }
     }
 }
@@ -114,7 +123,7 @@ pub(crate) struct WaitArgs {
     /// Only endpoints with this tag count; may be repeated
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     tags: Vec<Tag>,
-    /// And a consumer of that sidecar acts on it
+    /// And every live consumer of the role in the cluster acts on it, of which there is at least one
     #[arg(long)]
     visible: bool,
     /// Give up after this time
@@ -126,7 +135,14 @@ pub(crate) struct WaitArgs {
 
 pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<ExitCode> {
     let tags = Tags::new(args.tags)?;
-    let wish = Wait { role: args.role.clone(), min: args.min, max: args.max, visible: args.visible, tags };
+    let wish = Wait {
+        role: args.role.clone(),
+        min: args.min,
+        max: args.max,
+        visible: false,
+        everywhere: args.visible,
+        tags,
+    };
     let waited = async {
         let mut answers = args.target.ask(ToSidecar::Wait(wish)).await?;
         Ok::<_, anyhow::Error>(answers.next().await?)

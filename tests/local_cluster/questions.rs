@@ -119,3 +119,47 @@ fn tags_change_while_the_node_runs_and_select_it() {
     assert!(long.why().contains("over 256"), "{long:?}");
     assert_eq!(cluster.order("tags --node appserver2"), "zone=a\n");
 }
+
+#[test]
+fn an_event_is_shown_by_every_monitor_once() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    let nodes = ["dnsserver", "proxyserver", "frontserver1", "appserver1", "appserver2"];
+    let monitors = nodes.map(|node| start(&cluster, &format!("monitor --json --node {node}")));
+    for (node, monitor) in nodes.iter().zip(&monitors) {
+        until(&format!("{node} is watched"), || monitor.said().contains("appserver2").then_some(()));
+    }
+    assert!(cluster.order("event deploy v2 --node appserver1").starts_with("deploy sent, time="));
+    cluster.order("event deploy v3 --node appserver1");
+    for monitor in &monitors {
+        let events = until("both events", || {
+            let said = monitor.said();
+            let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+            let frames = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let events: Vec<Value> = frames.filter_map(|frame| frame.get("event").cloned()).collect();
+            (events.len() >= 2).then_some(events)
+        });
+        let told: Vec<_> = events.iter().map(|event| (&event["payload"], &event["origin"])).collect();
+        let origin = Value::from("appserver1");
+        assert_eq!(told, [(&"v2".into(), &origin), (&"v3".into(), &origin)]);
+    }
+    let long = cluster.run(&format!("event deploy {} --node appserver1", "x".repeat(513)));
+    assert!(long.why().contains("513 bytes, over 512"), "{long:?}");
+}
+
+#[test]
+fn a_query_prints_each_answer_and_how_many_of_how_many() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    let said = cluster.order("query ping --node dnsserver");
+    assert!(said.ends_with("\n5 of 5 answered\n") && said.lines().count() == 6, "{said}");
+    let said = cluster.order("query version --role appserver --json --node dnsserver");
+    let version = format!("\"payload\":\"{}\"}}}}", env!("CARGO_PKG_VERSION"));
+    assert!(said.lines().take(2).all(|line| line.ends_with(&version)), "{said}");
+    assert!(said.ends_with("{\"answered\":{\"answered\":2,\"asked\":2}}\n"), "{said}");
+
+    cluster.order("node pause appserver2");
+    let silent = cluster.run("query ping --to appserver2 --timeout 50ms --node dnsserver");
+    assert_eq!((silent.code, silent.stdout.as_str()), (Some(1), "0 of 1 answered\n"), "{silent:?}");
+    let unknown = cluster.run("query status --to appserver1 --node dnsserver");
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    assert!(unknown.stdout.contains("error: nothing here answers status\n0 of 1 answered\n"), "{unknown:?}");
+}
