@@ -52,6 +52,10 @@ enum Command {
     Wait(ask::WaitArgs),
     /// Drain this node and leave the cluster
     Leave(ask::LeaveArgs),
+    /// Have every member forget one as left; a live one comes back by itself
+    ForceLeave(ask::ForceLeaveArgs),
+    /// What a node knows of a member, and why
+    Explain(ask::ExplainArgs),
 }
 
 fn main() -> ExitCode {
@@ -96,6 +100,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Monitor(args) => ask::monitor(args).await?,
         Command::Wait(args) => return ask::wait(args).await,
         Command::Leave(args) => ask::leave(args).await?,
+        Command::ForceLeave(args) => ask::force_leave(args).await?,
+        Command::Explain(args) => ask::explain(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

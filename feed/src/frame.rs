@@ -11,6 +11,7 @@ use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 use crate::{
     Name, RoleTable, Tags,
     event::{Answer, Query, Tally, UserEvent},
+    explain::Explanation,
 };
 
 /// Version of the protocol; the other side's must be the same.
@@ -61,6 +62,16 @@ pub enum ToSidecar {
     },
     /// Ask members something.
     Query(Query),
+    /// Have every member forget this one as left. A live one comes back by itself.
+    ForceLeave {
+        /// Its name.
+        name: Name,
+    },
+    /// Ask what this sidecar knows of a member and why.
+    Explain {
+        /// Its name.
+        name: Name,
+    },
     /// Leave the cluster: what SIGTERM does.
     Leave {},
 }
@@ -98,6 +109,15 @@ pub enum FromSidecar {
         /// Milliseconds from the question to the answer.
         after_ms: u64,
     },
+    /// The answer to `force_leave`: everybody is being told.
+    Forgotten {
+        /// The member.
+        name: Name,
+        /// What it was here until now.
+        was: MemberState,
+    },
+    /// The answer to `explain`.
+    Explained(Explanation),
     /// The answer to `tags`: the node's own.
     Tags(Tags),
     /// The answer to `leave`.

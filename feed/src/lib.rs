@@ -11,10 +11,11 @@
 //!
 //! This crate knows roles, endpoints and frames. It knows no gossip, no HTTP and no DNS, and depends on none.
 //!
-//! Reading order: [`name`] → [`tag`] → [`table`] → [`event`] → [`frame`] → [`subscriber`] → [`follow`] → [`ask`].
+//! Reading order: [`name`] → [`tag`] → [`table`] → [`event`] → [`frame`] → [`explain`] → [`subscriber`] → [`follow`] → [`ask`].
 
 pub mod ask;
 pub mod event;
+pub mod explain;
 pub mod follow;
 pub mod frame;
 pub mod name;

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use feed::{Name, Tags, frame::MemberState};
+use feed::{Name, Tags, explain::Evidence, frame::MemberState};
 use serde::{Deserialize, Serialize};
 
 /// Most roles that one node follows: with names of usual length they fit in a broadcast.
@@ -63,21 +63,24 @@ impl Advert {
     }
 }
 
+/// How an advert came, and who passed it on.
+pub type Via = (Evidence, Option<SocketAddr>);
+
 /// The newest advert of every member.
 #[derive(Debug, Default)]
 pub struct Adverts {
-    by_addr: BTreeMap<SocketAddr, Advert>,
+    by_addr: BTreeMap<SocketAddr, (Advert, Via)>,
     changed: bool,
 }
 
 impl Adverts {
     /// Takes an advert if it is news.
-    pub fn apply(&mut self, advert: Advert) -> bool {
+    pub fn apply(&mut self, advert: Advert, via: Via) -> bool {
         let known = self.by_addr.get(&advert.addr);
-        let news = known.is_none_or(|known| advert.rank() > known.rank());
+        let news = known.is_none_or(|(known, _)| advert.rank() > known.rank());
         let room = known.is_some() || self.by_addr.len() < ADVERTS_MAX;
         if news && room {
-            self.by_addr.insert(advert.addr, advert);
+            self.by_addr.insert(advert.addr, (advert, via));
             self.changed = true;
         }
         news && room
@@ -85,7 +88,12 @@ impl Adverts {
 
     /// The newest advert of the process that started at `instance` and gossips at `addr`.
     pub fn of(&self, addr: SocketAddr, instance: u64) -> Option<&Advert> {
-        self.by_addr.get(&addr).filter(|advert| advert.instance == instance)
+        self.by_addr.get(&addr).map(|(advert, _)| advert).filter(|advert| advert.instance == instance)
+    }
+
+    /// How the newest advert of this address came.
+    pub fn via(&self, addr: SocketAddr) -> Via {
+        self.by_addr.get(&addr).map_or((Evidence::Gossip, None), |(_, via)| *via)
     }
 
     /// Whether anything changed since the last call.
@@ -130,10 +138,10 @@ pub(crate) mod tests {
     #[test]
     fn the_newest_start_and_then_the_newest_version_stays() {
         let mut adverts = Adverts::default();
-        assert!(adverts.apply(advert("10.0.0.1:7946", 5, 2)));
-        assert!(!adverts.apply(advert("10.0.0.1:7946", 5, 2)), "known");
-        assert!(!adverts.apply(advert("10.0.0.1:7946", 5, 1)), "older version");
-        assert!(!adverts.apply(advert("10.0.0.1:7946", 4, 9)), "older process");
-        assert!(adverts.apply(advert("10.0.0.1:7946", 6, 0)), "newer process");
+        assert!(adverts.apply(advert("10.0.0.1:7946", 5, 2), (Evidence::Sync, None)));
+        assert!(!adverts.apply(advert("10.0.0.1:7946", 5, 2), (Evidence::Sync, None)), "known");
+        assert!(!adverts.apply(advert("10.0.0.1:7946", 5, 1), (Evidence::Sync, None)), "older version");
+        assert!(!adverts.apply(advert("10.0.0.1:7946", 4, 9), (Evidence::Sync, None)), "older process");
+        assert!(adverts.apply(advert("10.0.0.1:7946", 6, 0), (Evidence::Sync, None)), "newer process");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
+use feed::explain::Evidence;
 use foca::{BroadcastHandler, Invalidates};
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +96,12 @@ impl BroadcastHandler<MemberId> for Handler {
                     return Ok(None);
                 }
                 let key = Key::Advert { addr: advert.addr, rank: advert.rank() };
-                Ok(self.adverts.borrow_mut().apply(advert).then_some(key))
+                let via = match sender {
+                    None => (Evidence::Itself, None),
+                    Some(sender) if sender.addr == advert.addr => (Evidence::Announcement, None),
+                    Some(sender) => (Evidence::Gossip, Some(sender.addr)),
+                };
+                Ok(self.adverts.borrow_mut().apply(advert, via).then_some(key))
             }
             Broadcast::Event(event) => Ok(self.events.borrow_mut().apply(event).then_some(Key::Event)),
         }

@@ -11,6 +11,8 @@ use std::{
 use feed::{Name, event::PAYLOAD_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
+use crate::member_id::MemberId;
+
 /// Newest events that the state sync carries: at most 90 kB beside the members.
 pub(crate) const EVENTS_KEPT_MAX: usize = 128;
 
@@ -33,6 +35,8 @@ pub(crate) struct Origin {
 pub(crate) enum What {
     /// Somebody says something.
     User { name: Name, payload: String },
+    /// An operator wants exactly this identity forgotten as left.
+    ForceLeave(MemberId),
 }
 
 /// An event on its way.
@@ -55,6 +59,7 @@ impl Event {
     pub(crate) fn is_bounded(&self) -> bool {
         match &self.what {
             What::User { payload, .. } => payload.len() <= PAYLOAD_BYTES_MAX,
+            What::ForceLeave(_) => true,
         }
     }
 }

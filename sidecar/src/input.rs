@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use feed::{Tags, ToSidecar, event::Outcome};
+use feed::{Tags, ToSidecar, event::Outcome, explain::Evidence};
 
 use crate::{advert::Follows, lifeline::Peer, query::QueryId};
 
@@ -45,4 +45,16 @@ pub enum Input<'a> {
     Leave,
     /// The role's process is gone: leave without draining.
     RoleDied,
+}
+
+impl Input<'_> {
+    /// What it is to whoever asks why a member is down.
+    pub(crate) fn evidence(&self) -> Evidence {
+        match self {
+            Self::Datagram(_) => Evidence::Gossip,
+            Self::Sync(_) => Evidence::Sync,
+            Self::Dead(_) => Evidence::Lifeline,
+            _ => Evidence::Itself,
+        }
+    }
 }

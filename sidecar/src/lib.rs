@@ -21,6 +21,7 @@ mod drain;
 mod driver;
 pub mod effect;
 mod event;
+mod explain;
 pub mod handler;
 pub mod input;
 pub mod lifeline;

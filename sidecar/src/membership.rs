@@ -4,6 +4,7 @@
 //! reused address shows as a rename only). Whenever anything moved, the whole picture is taken from foca's member
 //! list and the adverts, and compared with the one before.
 
+mod explaining;
 pub(crate) mod questions;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 
 use feed::{
     Name, Tags,
+    explain::Evidence,
     frame::{Member, MemberState},
 };
 use foca::{AccumulatingRuntime, Foca, OwnedNotification, PostcardCodec, Timer};
@@ -27,6 +29,7 @@ use crate::{
     drain::{Barrier, Report, Reports},
     effect::Effect,
     event::Events,
+    explain::Stories,
     input::Input,
     lifeline::{self, Peer},
     member_id::MemberId,
@@ -114,6 +117,9 @@ pub struct Membership {
     tables: RoleTables,
     reports: Reports,
     queries: Queries,
+    stories: Stories,
+    /// What is being looked at, for the stories.
+    cause: Evidence,
     rng: StdRng,
     effects: VecDeque<Effect>,
 }
@@ -163,6 +169,8 @@ impl Membership {
             tables: RoleTables::default(),
             reports: Reports::default(),
             queries: Queries::default(),
+            stories: Stories::default(),
+            cause: Evidence::Itself,
             rng,
             effects: VecDeque::new(),
             config,
@@ -180,6 +188,7 @@ impl Membership {
     pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Result<(), PacketError> {
         // A node that said goodbye must not listen any more: the echo of its own farewell would bring it back.
         let gone = matches!(self.phase, Phase::Leaving { .. } | Phase::Left);
+        self.cause = input.evidence();
         let result = match input {
             Input::Tick => Ok(()),
             Input::Datagram(_) | Input::Sync(_) if gone => Ok(()),
@@ -290,6 +299,10 @@ impl Membership {
     fn handle_datagram(&mut self, packet: &[u8], now: Duration) -> Result<(), PacketError> {
         match self.envelope.parse(packet)? {
             (Kind::Gossip, payload) => {
+                // foca's header begins with its sender, which begins with its address.
+                if let Ok((sender, _)) = postcard::take_from_bytes(payload) {
+                    self.stories.note_heard(sender, now);
+                }
                 let outcome = self.foca.handle_data(payload, &mut self.runtime);
                 self.note(outcome);
             }
@@ -318,7 +331,7 @@ impl Membership {
         let own_addr = self.config.id.addr;
         let mut adverts = self.adverts.borrow_mut();
         for advert in state.adverts.into_iter().filter(|advert| advert.addr != own_addr) {
-            adverts.apply(advert);
+            adverts.apply(advert, (Evidence::Sync, None));
         }
         drop(adverts);
         let mut events = self.events.borrow_mut();
@@ -407,12 +420,13 @@ impl Membership {
 
     /// Everything that follows from an input or from time: timers, periodic work, the new picture, packets.
     fn advance(&mut self, now: Duration) {
+        self.drain_runtime(now);
         while let Some(timer) = self.timers.poll_due(now) {
+            self.cause = Evidence::Probe;
             let outcome = self.foca.handle_timer(timer, &mut self.runtime);
             self.note(outcome);
             self.drain_runtime(now);
         }
-        self.drain_runtime(now);
         if self.adverts.borrow_mut().take_changed() {
             self.unsettle(now);
         }
@@ -432,7 +446,7 @@ impl Membership {
             Phase::Left => {}
         }
         self.report(now);
-        self.tell_events();
+        self.tell_events(now);
         self.advance_queries(now);
         self.drain_runtime(now);
     }
@@ -463,6 +477,9 @@ impl Membership {
                 OwnedNotification::Idle => self.announce_pause = ANNOUNCE_PAUSE_MIN,
                 OwnedNotification::Active => self.sync_at = now,
                 OwnedNotification::Rejoin(_) => self.spread_own(),
+                OwnedNotification::MemberDown(id) => {
+                    self.stories.note_down(Peer { addr: id.addr, instance: id.instance }, self.cause);
+                }
                 _ => {}
             }
         }
@@ -521,7 +538,12 @@ impl Membership {
         let picture = Picture::take(others.chain([self.foca.identity()]), &adverts);
         let before = std::mem::replace(&mut self.picture, picture);
         let changes = self.picture.changes_since(&before, &adverts);
-        self.effects.extend(changes.into_iter().map(Effect::Change));
+        for change in changes {
+            let (via, _) = adverts.via(change.addr);
+            let change = self.stories.apply_change(change, via, now);
+            self.effects.push_back(Effect::Change(change));
+        }
+        self.stories.settle(self.foca.iter_members().map(|member| member.id().addr));
         let is_silent = |id: &MemberId| adverts.of(id.addr, id.instance).is_none();
         if self.foca.iter_members().any(|member| is_silent(member.id())) {
             self.sync_at = self.sync_at.min(now + SYNC_REPAIR_PERIOD);

@@ -256,9 +256,10 @@ impl Board {
                 connection.send(FromSidecar::Tags(tags)).await
             }
             ToSidecar::Monitor {} => self.serve_monitor(connection).await,
-            question @ (ToSidecar::Event { .. } | ToSidecar::Query(_)) => {
-                self.serve_question(connection, question).await
-            }
+            question @ (ToSidecar::Event { .. }
+            | ToSidecar::Query(_)
+            | ToSidecar::ForceLeave { .. }
+            | ToSidecar::Explain { .. }) => self.serve_question(connection, question).await,
             ToSidecar::Wait(wish) if wish.everywhere => {
                 self.serve_question(connection, ToSidecar::Wait(wish)).await
             }

@@ -1,6 +1,8 @@
-//! Questions to a sidecar: `members`, `tags`, `event`, `query`, `monitor`, `wait`, `leave`.
+//! Questions to a sidecar: `members`, `tags`, `event`, `query`, `monitor`, `wait`, `leave`,
+//! `force-leave`, `explain`.
 
 mod events;
+mod explain;
 mod tags;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -15,6 +17,7 @@ use feed::{
 use crate::up;
 
 pub(crate) use events::{EventArgs, QueryArgs, event, query};
+pub(crate) use explain::{ExplainArgs, ForceLeaveArgs, explain, force_leave};
 pub(crate) use tags::{TagsArgs, tags};
 
 /// Which sidecar to ask.

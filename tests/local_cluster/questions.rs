@@ -163,3 +163,29 @@ fn a_query_prints_each_answer_and_how_many_of_how_many() {
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     assert!(unknown.stdout.contains("error: nothing here answers status\n0 of 1 answered\n"), "{unknown:?}");
 }
+
+#[test]
+fn a_lost_node_is_explained_and_forgotten_on_demand() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    let explained = cluster.order("explain appserver2 --node frontserver1");
+    assert!(explained.starts_with("appserver2 is ready to frontserver1, since "), "{explained}");
+    for part in ["role appserver, port 8080", "advert version ", "lifeline from here"] {
+        assert!(explained.contains(part), "{explained}");
+    }
+    cluster.order("node kill appserver2");
+    until("appserver2 has failed", || {
+        let json = cluster.order("explain appserver2 --json --node frontserver1");
+        let explained: Value = serde_json::from_str(&json).unwrap();
+        (explained["member"]["state"] == "failed").then_some(())
+    });
+    let forgotten = cluster.order("force-leave appserver2 --node dnsserver");
+    assert_eq!(forgotten, "appserver2 is forgotten as left, was failed\n");
+    until("appserver2 has left", || {
+        let explained = cluster.order("explain appserver2 --node frontserver1");
+        explained
+            .contains("appserver2 is left")
+            .then(|| assert!(explained.contains("an operator"), "{explained}"))
+    });
+    let unknown = cluster.run("explain appserver3 --node dnsserver");
+    assert!(unknown.why().contains("no member appserver3"), "{unknown:?}");
+}

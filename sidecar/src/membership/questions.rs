@@ -45,6 +45,8 @@ impl Membership {
                 let deadline = now + query::timeout(query.timeout_ms);
                 self.ask(to, asked, targets, Some(deadline), now)
             }
+            ToSidecar::ForceLeave { name } => self.force_leave(&name, now).map(Some),
+            ToSidecar::Explain { name } => self.explain(&name, now).map(Some),
             ToSidecar::Event { payload, .. } | ToSidecar::Query(feed::event::Query { payload, .. }) => {
                 Err(format!("a payload of {} bytes, over {PAYLOAD_BYTES_MAX}", payload.len()))
             }
@@ -66,7 +68,7 @@ impl Membership {
     }
 
     /// Sends an event to everybody, this node included; its Lamport time.
-    fn send_event(&mut self, what: What, now: Duration) -> Result<u64, String> {
+    pub(super) fn send_event(&mut self, what: What, now: Duration) -> Result<u64, String> {
         if !self.in_touch {
             return Err("this node has not found its cluster yet".to_owned());
         }
@@ -91,7 +93,7 @@ impl Membership {
     }
 
     /// Tells the events that were heard.
-    pub(super) fn tell_events(&mut self) {
+    pub(super) fn tell_events(&mut self, now: Duration) {
         let fresh = self.events.borrow_mut().take_fresh();
         for event in fresh {
             match event.what {
@@ -99,6 +101,7 @@ impl Membership {
                     let (origin, time, sent_ms) = (event.node, event.time, event.sent_ms);
                     self.effects.push_back(Effect::Event(UserEvent { name, payload, origin, time, sent_ms }));
                 }
+                What::ForceLeave(id) => self.apply_force_leave(id, now),
             }
         }
     }

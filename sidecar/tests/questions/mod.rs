@@ -272,3 +272,116 @@ mod wishes {
         assert!(sim.node(3).asked.is_empty() && sim.node(2).replies.is_empty());
     }
 }
+
+mod believing {
+    use feed::{
+        explain::{Evidence, Explanation},
+        frame::MemberState,
+    };
+
+    use super::*;
+    use crate::last_state;
+
+    fn explained(sim: &mut Sim, at: u8, name: &str) -> Explanation {
+        ask(sim, at, ToSidecar::Explain { name: name.parse().unwrap() });
+        match sim.node(at).replies.last() {
+            Some(FromSidecar::Explained(explanation)) => explanation.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn force_leave(sim: &mut Sim, at: u8, name: &str) {
+        ask(sim, at, ToSidecar::ForceLeave { name: name.parse().unwrap() });
+    }
+
+    #[test]
+    fn a_failed_member_is_forgotten_as_left_everywhere_at_once() {
+        let mut sim = cluster(40, 10);
+        sim.kill(5);
+        sim.run_until(10 * SECOND, |sim| sim.nodes.values().all(|n| n.ready("app").len() == 9));
+        assert_eq!(last_state(&sim, 2, "app5"), Some(MemberState::Failed));
+        force_leave(&mut sim, 3, "app5");
+        let left =
+            |sim: &Sim| sim.nodes.values().all(|n| last_state(sim, n.at, "app5") == Some(MemberState::Left));
+        let took = sim.run_until(SECOND, left);
+        assert!(took < Duration::from_millis(250), "{took:?}");
+        assert_eq!(explained(&mut sim, 9, "app5").evidence, Evidence::ForceLeave);
+        force_leave(&mut sim, 3, "app5");
+        assert!(
+            matches!(sim.node(3).replies.last(), Some(FromSidecar::Refused { why }) if why.contains("left already"))
+        );
+    }
+
+    #[test]
+    fn one_that_is_frozen_is_gone_before_anybody_has_noticed_and_back_when_it_thaws() {
+        let mut sim = cluster(41, 6);
+        sim.freeze(4, true);
+        force_leave(&mut sim, 2, "app4");
+        let others = |sim: &Sim| sim.nodes.values().filter(|n| n.at != 4).all(|n| n.ready("app").len() == 5);
+        let took = sim.run_until(SECOND, others);
+        assert!(took < Duration::from_millis(250), "{took:?}");
+        assert_eq!(last_state(&sim, 1, "app4"), Some(MemberState::Left));
+        sim.freeze(4, false);
+        sim.run_until(30 * SECOND, |sim| sim.nodes.values().all(|n| n.ready("app").len() == 6));
+    }
+
+    #[test]
+    fn a_live_member_that_is_forced_to_leave_is_back_soon_and_stays() {
+        let mut sim = cluster(42, 6);
+        let instance = sim.node(1).tables["app"].endpoints()[0].instance;
+        force_leave(&mut sim, 1, "app2");
+        sim.run(5 * SECOND);
+        for _ in 0..10 {
+            sim.run(5 * SECOND);
+            assert!(sim.nodes.values().all(|n| n.ready("app").len() == 6));
+        }
+        assert_eq!(sim.node(1).tables["app"].endpoints()[0].instance, instance);
+    }
+
+    #[test]
+    fn a_node_is_not_forced_out_by_itself_and_nobody_unknown_is() {
+        let mut sim = cluster(43, 2);
+        for (name, why) in [("app2", "concertina leave"), ("nobody", "no member nobody")] {
+            force_leave(&mut sim, 2, name);
+            assert!(
+                matches!(sim.node(2).replies.last(), Some(FromSidecar::Refused { why: said }) if said.contains(why))
+            );
+        }
+    }
+
+    #[test]
+    fn beliefs_come_with_their_evidence() {
+        let mut sim = cluster(44, 3);
+        sim.run(SECOND);
+        let own = explained(&mut sim, 2, "app2");
+        assert_eq!((own.evidence, own.by.as_str(), own.heard_ms_ago), (Evidence::Itself, "app2", None));
+        let other = explained(&mut sim, 2, "app3");
+        assert!(matches!(other.evidence, Evidence::Announcement | Evidence::Gossip | Evidence::Sync));
+        assert!(other.heard_ms_ago.is_some() && other.lifeline && other.twins.is_empty(), "{other:?}");
+        assert!(other.advert.is_some_and(|advert| advert.version >= 1));
+
+        let dead = sim.node(1).tables["app"].endpoints()[0].instance;
+        sim.kill(2);
+        sim.input(3, Input::Dead(sidecar::lifeline::Peer { addr: crate::addr(2), instance: dead }));
+        sim.run(SECOND);
+        let failed = explained(&mut sim, 3, "app2");
+        assert_eq!((failed.evidence, failed.member.state), (Evidence::Lifeline, MemberState::Failed));
+        assert!(matches!(explained(&mut sim, 4, "app2").evidence, Evidence::Gossip | Evidence::Sync));
+    }
+
+    #[test]
+    fn a_fenced_twin_and_a_drain_are_told() {
+        let mut sim = cluster(45, 2);
+        sim.run(Duration::from_millis(50));
+        sim.start(60, "app2", "app");
+        sim.follow(3, &["app"]);
+        sim.run(SECOND);
+        let twins = explained(&mut sim, 1, "app2").twins;
+        assert_eq!(twins.iter().map(|twin| twin.addr).collect::<Vec<_>>(), [crate::addr(2)]);
+        sim.input(60, Input::Leave);
+        sim.run(SECOND);
+        let drain = explained(&mut sim, 60, "app2").drain.unwrap();
+        assert_eq!(drain.held_up_by, ["app3".parse().unwrap()]);
+        assert_eq!(explained(&mut sim, 1, "app2").drain.unwrap().in_flight, None);
+    }
+}
