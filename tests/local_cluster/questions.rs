@@ -189,3 +189,19 @@ fn a_lost_node_is_explained_and_forgotten_on_demand() {
     let unknown = cluster.run("explain appserver3 --node dnsserver");
     assert!(unknown.why().contains("no member appserver3"), "{unknown:?}");
 }
+
+#[test]
+fn a_wish_is_visible_when_every_consumer_in_the_cluster_acts_on_it() {
+    let cluster = Cluster::up(&["--front", "2"]);
+    // Asked of a node whose own consumer is none of them.
+    let mut waiting = start(&cluster, "wait --role appserver --min 2 --visible --node appserver1");
+    cluster.order("scale app=2");
+    assert_eq!(waiting.ended().code(), Some(0), "{}", waiting.said());
+    assert!(waiting.said().starts_with("appserver ready after "), "{}", waiting.said());
+    // A front whose process is stopped confirms nothing.
+    cluster.order("node pause frontserver2");
+    let over = cluster.run("wait --role appserver --min 2 --visible --timeout 300ms --node appserver1");
+    assert!(over.why().contains("300ms"), "{over:?}");
+    cluster.order("node resume frontserver2");
+    cluster.order("wait --role appserver --min 2 --visible --node appserver1");
+}
