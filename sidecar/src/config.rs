@@ -30,7 +30,7 @@ pub struct Args {
     /// The address that others reach this node at [default: that of --bind, or of the interface towards a seed]
     #[arg(long, value_name = "IP", env = "CONCERTINA_ADVERTISE")]
     pub advertise: Option<IpAddr>,
-    /// A seed: an address or name, with or without port; may be repeated. The nameservers of /etc/resolv.conf are asked too,
+    /// A seed: an address or name, with or without port; may be repeated. The nameservers of --resolv-conf are asked too,
     /// unless a seed is given here or the role is dnsserver
     #[arg(long, value_name = "ADDR", env = "CONCERTINA_JOIN", value_delimiter = ',')]
     pub join: Vec<Seed>,
@@ -49,6 +49,9 @@ pub struct Args {
     /// The cluster's name; others on the same network are not heard
     #[arg(long, env = "CONCERTINA_CLUSTER", default_value = "default")]
     pub cluster: String,
+    /// Where nameservers are listed; it is looked at again when it changes
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// The DNS zone in which user-defined Docker networks are asked for seeds
     #[arg(long, env = "CONCERTINA_ZONE", default_value = "concertina.internal.")]
     pub zone: String,

@@ -109,7 +109,7 @@ impl Driver {
             None => hostname()?,
         };
         let founds = args.join.is_empty() && args.role.as_str() == FOUNDING_ROLE;
-        let resolv_conf = args.join.is_empty() && !founds;
+        let resolv_conf = (args.join.is_empty() && !founds).then(|| args.resolv_conf.clone());
         let sources = Sources { join: args.join.clone(), resolv_conf, zone: args.zone.clone() };
         let udp = bind_udp(args.bind)?;
         let tcp = TcpListener::bind(args.bind).await.with_context(|| bind_failed("TCP", args.bind))?;
