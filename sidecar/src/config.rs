@@ -52,6 +52,9 @@ pub struct Args {
     /// Where nameservers are listed; it is looked at again when it changes
     #[arg(long, value_name = "PATH", env = "CONCERTINA_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
+    /// Keep the members' addresses in this file, to find the cluster again after a restart without any seed [default: none]
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_SNAPSHOT")]
+    pub snapshot: Option<PathBuf>,
     /// The DNS zone in which user-defined Docker networks are asked for seeds
     #[arg(long, env = "CONCERTINA_ZONE", default_value = "concertina.internal.")]
     pub zone: String,

@@ -21,7 +21,7 @@ use feed::{
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::spawn_local,
     time::{Instant, sleep_until, timeout},
 };
@@ -40,6 +40,7 @@ use crate::{
     publish::{self, Publisher, Request},
     query::QueryId,
     seeds::Sources,
+    snapshot,
     stream::{read_packet, write_packet},
     supervise::{Role, describe},
 };
@@ -100,6 +101,7 @@ struct Driver {
     handlers: Handlers,
     /// Connections that wait for answers of the membership.
     askers: BTreeMap<u64, mpsc::UnboundedSender<FromSidecar>>,
+    snapshot: Option<watch::Sender<Vec<SocketAddr>>>,
 }
 
 impl Driver {
@@ -166,6 +168,7 @@ impl Driver {
             node,
             handlers: Handlers::new(args.handlers.clone(), role.others()),
             askers: BTreeMap::new(),
+            snapshot: keep_snapshot(&args),
             role,
             args,
         })
@@ -174,6 +177,7 @@ impl Driver {
     async fn serve(&mut self) -> ExitCode {
         let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
         let mut code = ExitCode::SUCCESS;
+        self.input(Input::Rejoin(former_members(&self.args)));
         self.input(Input::Tick);
         while !self.carry_out() {
             let deadline = self
@@ -299,7 +303,20 @@ impl Driver {
                 }
             }
         }
-        self.publisher.publish_change(member, self.membership.members().cloned().collect());
+        let members: Vec<Member> = self.membership.members().cloned().collect();
+        if let Some(snapshot) = &self.snapshot {
+            let others = members.iter().filter(|member| member.name != self.node).map(|member| member.addr);
+            let others: Vec<SocketAddr> = others.collect();
+            // Who is left alone will need the last others.
+            snapshot.send_if_modified(|kept| {
+                let news = !others.is_empty() && *kept != others;
+                if news {
+                    *kept = others;
+                }
+                news
+            });
+        }
+        self.publisher.publish_change(member, members);
     }
 
     fn sync_with(&self, with: SocketAddr) {
@@ -403,6 +420,22 @@ fn watch_role(args: &Args, gossip: SocketAddr, events: mpsc::UnboundedSender<Eve
     let check = if args.port == 0 { Check::None } else { args.check.clone() };
     let addr = check::address(gossip, args.port);
     spawn_local(check::watch(check, addr, move |serving| drop(events.send(Event::Serving(serving)))));
+}
+
+/// The members that the snapshot remembers. Whatever is wrong with the file, the node can do without.
+fn former_members(args: &Args) -> Vec<SocketAddr> {
+    let Some(path) = &args.snapshot else { return Vec::new() };
+    snapshot::read(path, &args.cluster).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "--snapshot is ignored");
+        Vec::new()
+    })
+}
+
+fn keep_snapshot(args: &Args) -> Option<watch::Sender<Vec<SocketAddr>>> {
+    let path = args.snapshot.clone()?;
+    let (sender, addrs) = watch::channel(Vec::new());
+    spawn_local(snapshot::keep(path, args.cluster.clone(), addrs));
+    Some(sender)
 }
 
 fn bind_failed(protocol: &str, addr: SocketAddr) -> String {

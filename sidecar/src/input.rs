@@ -19,6 +19,8 @@ pub enum Input<'a> {
     SyncEnded,
     /// The addresses to announce to, own one excluded or not.
     Seeds(Vec<SocketAddr>),
+    /// Addresses of members from before this start, to try while nobody else is known.
+    Rejoin(Vec<SocketAddr>),
     /// The role's process answers its check, or no longer does.
     Serving(bool),
     /// The roles that consumers beside this sidecar follow.

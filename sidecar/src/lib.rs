@@ -33,6 +33,7 @@ mod publish;
 pub mod query;
 mod role_tables;
 pub mod seeds;
+mod snapshot;
 mod stream;
 pub mod supervise;
 mod swim;

@@ -53,6 +53,8 @@ const REANNOUNCE_PERIOD: Duration = Duration::from_secs(15);
 /// The same while a seed that was a member is none any more: a restarted dnsserver is an island with every newcomer in it
 /// until somebody of the old cluster speaks to it.
 const REANNOUNCE_LOST_PERIOD: Duration = Duration::from_millis(250);
+/// Members from before this start that are tried at a time while alone: one that answers is enough.
+const FORMER_TRIED: usize = 16;
 /// How often the state is exchanged with some member, and with one whose advert is missing.
 const SYNC_PERIOD: Duration = Duration::from_secs(10);
 const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
@@ -101,6 +103,8 @@ pub struct Membership {
     own: Advert,
     phase: Phase,
     seeds: Vec<SocketAddr>,
+    /// Members from before this start.
+    former: Vec<SocketAddr>,
     /// Seeds that were members at some time.
     met_seeds: BTreeSet<SocketAddr>,
     announce_at: Duration,
@@ -155,6 +159,7 @@ impl Membership {
             own,
             phase: Phase::Member,
             seeds: Vec::new(),
+            former: Vec::new(),
             met_seeds: BTreeSet::new(),
             announce_at: Duration::ZERO,
             announce_pause: ANNOUNCE_PAUSE_MIN,
@@ -200,6 +205,11 @@ impl Membership {
             }
             Input::Seeds(seeds) => {
                 self.handle_seeds(seeds, now);
+                Ok(())
+            }
+            Input::Rejoin(addrs) => {
+                self.former = addrs;
+                self.announce_at = now;
                 Ok(())
             }
             Input::Serving(serving) => {
@@ -489,7 +499,9 @@ impl Membership {
         if now < self.announce_at {
             return;
         }
-        for seed in self.seeds.clone() {
+        let alone = self.foca.num_members() == 0;
+        let former = self.former.iter().filter(|_| alone).copied().sample(&mut self.rng, FORMER_TRIED);
+        for seed in self.seeds.iter().copied().chain(former).collect::<Vec<_>>() {
             let outcome = self.foca.announce(MemberId::unknown_at(seed), &mut self.runtime);
             self.note(outcome);
         }

@@ -90,6 +90,24 @@ mod joining {
     }
 
     #[test]
+    fn a_whole_cluster_that_starts_again_without_a_seed_finds_itself_by_what_it_remembers() {
+        let mut sim = Sim::new(7);
+        for n in 2..6 {
+            sim.start(n, &format!("app{n}"), "app");
+            sim.input(n, Input::Seeds(Vec::new()));
+        }
+        sim.run(5 * SECOND);
+        assert!(sim.nodes.values().all(|node| node.ready("app").is_empty()), "nobody knows anybody");
+        // One remembers a single neighbour, beside some that are no more.
+        for n in 2..6 {
+            let gone = (100..130).map(addr);
+            sim.input(n, Input::Rejoin([addr(2 + (n - 1) % 4)].into_iter().chain(gone).collect()));
+        }
+        let took = sim.run_until(30 * SECOND, |sim| all_see(sim, 4));
+        assert!(took < 15 * SECOND, "{took:?}");
+    }
+
+    #[test]
     fn start_order_does_not_matter() {
         let mut sim = Sim::new(4);
         for n in 2..6 {
