@@ -41,7 +41,13 @@ enum Command {
     App(app::AppArgs),
     /// Who is in the cluster
     Members(ask::MembersArgs),
-    /// Every change from now on
+    /// This node's tags, or a change of them
+    Tags(ask::TagsArgs),
+    /// Tell every live member something, once
+    Event(ask::EventArgs),
+    /// Ask members something and print their answers
+    Query(ask::QueryArgs),
+    /// Every change and event from now on
     Monitor(ask::MonitorArgs),
     /// Wait until a role has enough ready endpoints
     Wait(ask::WaitArgs),
@@ -49,6 +55,10 @@ enum Command {
     Stats(ask::StatsArgs),
     /// Drain this node and leave the cluster
     Leave(ask::LeaveArgs),
+    /// Have every member forget one as left; a live one comes back by itself
+    ForceLeave(ask::ForceLeaveArgs),
+    /// What a node knows of a member, and why
+    Explain(ask::ExplainArgs),
     /// The keys that the gossip is sealed with
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -90,10 +100,15 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Front(args) => app::run_front(args).await?,
         Command::App(args) => app::run_app(args).await?,
         Command::Members(args) => ask::members(args).await?,
+        Command::Tags(args) => ask::tags(args).await?,
+        Command::Event(args) => ask::event(args).await?,
+        Command::Query(args) => return ask::query(args).await,
         Command::Monitor(args) => ask::monitor(args).await?,
         Command::Wait(args) => return ask::wait(args).await,
         Command::Stats(args) => ask::stats(args).await?,
         Command::Leave(args) => ask::leave(args).await?,
+        Command::ForceLeave(args) => ask::force_leave(args).await?,
+        Command::Explain(args) => ask::explain(args).await?,
         Command::Keys(command) => return keys::keys(command).await,
     }
     Ok(ExitCode::SUCCESS)

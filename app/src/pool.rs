@@ -210,6 +210,7 @@ mod tests {
             weight: 100,
             since: 0.0,
             gossip_port: 0,
+            tags: feed::Tags::default(),
         }
     }
 

@@ -77,6 +77,7 @@ pub fn table(generation: u64, count: u32) -> RoleTable {
             weight: 100,
             since: 1_763_820_000.125 + f64::from(i),
             gossip_port: 7946,
+            tags: feed::Tags::default(),
         }
     };
     let role = "appserver".parse().expect("letters make a name");

@@ -185,11 +185,14 @@ fn txt(node: &Node) -> TXT {
         EndpointState::Ready => "ready",
         EndpointState::Draining => "draining",
     };
-    TXT::new(vec![
+    let own = [
         format!("role={}", node.role),
         format!("state={state}"),
         format!("instance={}", node.endpoint.instance),
-    ])
+    ];
+    // RFC 6763 section 6.4: of strings with one key the first counts, so a tag cannot pass for what is above.
+    let tags = node.endpoint.tags.iter().map(|(key, value)| format!("{key}={value}"));
+    TXT::new(own.into_iter().chain(tags).collect())
 }
 
 fn soa(zone: &Zone) -> SOA {
@@ -209,6 +212,7 @@ fn server_name(zone: &Zone) -> DomainName {
 mod tests {
     use std::collections::BTreeSet;
 
+    use feed::Tags;
     use hickory_server::proto::op::Query;
     use rand::{SeedableRng, rngs::StdRng};
 
@@ -323,6 +327,14 @@ mod tests {
         let RData::TXT(txt) = &ask(&zone, "app2.", RecordType::TXT).answers[0].data else { panic!("a TXT") };
         let strings: Vec<_> = txt.txt_data.iter().map(|text| String::from_utf8_lossy(text)).collect();
         assert_eq!(strings, ["role=app", "state=ready", "instance=42"]);
+        let mut tagged = endpoint("app3", 43, "10.0.0.3:80");
+        tagged.tags = Tags::new(["zone=a b".parse().unwrap(), "role=admin".parse().unwrap()]).unwrap();
+        let tagged = crate::zone::tests::zone(&[("app", &[tagged])]);
+        let RData::TXT(txt) = &ask(&tagged, "app3.", RecordType::TXT).answers[0].data else {
+            panic!("a TXT")
+        };
+        let strings: Vec<_> = txt.txt_data.iter().map(|text| String::from_utf8_lossy(text)).collect();
+        assert_eq!(strings, ["role=app", "state=ready", "instance=43", "role=admin", "zone=a b"]);
         let reverse = ask(&zone, "1.0.0.10.in-addr.arpa.", RecordType::PTR);
         assert_eq!(data(&reverse.answers), ["app1.concertina.internal.".to_owned()].into());
     }

@@ -208,6 +208,7 @@ pub(crate) mod tests {
             weight: 100,
             since: 1.5,
             gossip_port: 7946,
+            tags: feed::Tags::default(),
         }
     }
 

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec, LinesCodecError};
 
 use crate::{
-    Name, RoleTable,
+    Name, RoleTable, Tags,
+    event::{Answer, Query, Tally, UserEvent},
+    explain::Explanation,
     keys::{KeysAt, KeysOrder},
     stats::Stats,
 };
@@ -18,8 +20,8 @@ use crate::{
 pub const VERSION: u32 = 1;
 
 /// Longest line in bytes, either way. A table of [`crate::table::ENDPOINTS_MAX`] endpoints with names of 63 bytes
-/// takes about 2.6 MB. The codec refuses a longer line before it allocates room for it.
-pub const LINE_BYTES_MAX: usize = 4 << 20;
+/// and the longest tags takes about 6 MB. The codec refuses a longer line before it allocates room for it.
+pub const LINE_BYTES_MAX: usize = 8 << 20;
 
 /// What a consumer, or the command line, says to the sidecar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,12 +36,44 @@ pub enum ToSidecar {
         /// Only this role.
         #[serde(default)]
         role: Option<Name>,
+        /// Only those that have all of these tags.
+        #[serde(default)]
+        tags: Tags,
+    },
+    /// Change the node's own tags, if anything is said, and tell them.
+    Tags {
+        /// Set these.
+        #[serde(default)]
+        set: Tags,
+        /// Delete those with these keys.
+        #[serde(default)]
+        delete: Vec<String>,
     },
     /// Ask for every change from now on, beginning with the members as they are.
     Monitor {},
     /// Ask to be told when the role has the wished number of ready endpoints, applied by every consumer of this
     /// sidecar that follows the role.
     Wait(Wait),
+    /// Send an event to every live member, this one included.
+    Event {
+        /// What it is called.
+        name: Name,
+        /// What it says, up to [`PAYLOAD_BYTES_MAX`](crate::event::PAYLOAD_BYTES_MAX).
+        #[serde(default)]
+        payload: String,
+    },
+    /// Ask members something.
+    Query(Query),
+    /// Have every member forget this one as left. A live one comes back by itself.
+    ForceLeave {
+        /// Its name.
+        name: Name,
+    },
+    /// Ask what this sidecar knows of a member and why.
+    Explain {
+        /// Its name.
+        name: Name,
+    },
     /// Leave the cluster: what SIGTERM does.
     Leave {},
     /// Ask what was sent, received and dropped.
@@ -65,11 +99,33 @@ pub enum FromSidecar {
     Members(Vec<Member>),
     /// One change, to those who monitor.
     Change(Member),
+    /// One event, to those who monitor.
+    Event(UserEvent),
+    /// The answer to `event`: it is on its way.
+    Sent {
+        /// Its Lamport time.
+        time: u64,
+    },
+    /// One member's answer to `query`.
+    Answer(Answer),
+    /// The end of the answers to `query`.
+    Answered(Tally),
     /// The answer to `wait`: the wish came true after so many milliseconds.
     Waited {
         /// Milliseconds from the question to the answer.
         after_ms: u64,
     },
+    /// The answer to `force_leave`: everybody is being told.
+    Forgotten {
+        /// The member.
+        name: Name,
+        /// What it was here until now.
+        was: MemberState,
+    },
+    /// The answer to `explain`.
+    Explained(Explanation),
+    /// The answer to `tags`: the node's own.
+    Tags(Tags),
     /// The answer to `leave`.
     Leaving {},
     /// The answer to `stats`.
@@ -139,6 +195,12 @@ pub struct Wait {
     /// At least one consumer of this sidecar follows the role.
     #[serde(default)]
     pub visible: bool,
+    /// Every consumer of the role in the cluster has applied it, not only those of this sidecar; and there is one.
+    #[serde(default)]
+    pub everywhere: bool,
+    /// Only endpoints that have all of these tags count.
+    #[serde(default)]
+    pub tags: Tags,
 }
 
 /// A member of the cluster as one sidecar sees it.
@@ -156,6 +218,9 @@ pub struct Member {
     pub state: MemberState,
     /// When it started, in milliseconds since the Unix epoch.
     pub instance: u64,
+    /// What its operator says of it.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// The life of a member.

@@ -11,9 +11,11 @@
 //!
 //! This crate knows roles, endpoints and frames. It knows no gossip, no HTTP and no DNS, and depends on none.
 //!
-//! Reading order: [`name`] → [`table`] → [`frame`] → [`subscriber`] → [`follow`] → [`ask`].
+//! Reading order: [`name`] → [`tag`] → [`table`] → [`event`] → [`frame`] → [`explain`] → [`subscriber`] → [`follow`] → [`ask`].
 
 pub mod ask;
+pub mod event;
+pub mod explain;
 pub mod follow;
 pub mod frame;
 pub mod keys;
@@ -21,8 +23,10 @@ pub mod name;
 pub mod stats;
 pub mod subscriber;
 pub mod table;
+pub mod tag;
 pub mod time;
 
 pub use frame::{FromSidecar, ToSidecar};
 pub use name::Name;
 pub use table::{Endpoint, EndpointState, RoleTable};
+pub use tag::{Tag, Tags};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{Name, Tags};
 
 /// Most endpoints that one table carries. Ten times the largest role that one proxy was designed for; with the
 /// longest names a table of this size still fits in [`crate::frame::LINE_BYTES_MAX`].
@@ -41,6 +41,9 @@ pub struct Endpoint {
     /// The UDP and TCP port of its gossip, at the same address.
     #[serde(default)]
     pub gossip_port: u16,
+    /// What its operator says of the node; absent on the wire when there is nothing.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// Everyone who serves one role, complete.
@@ -116,6 +119,7 @@ pub(crate) mod tests {
             weight: 100,
             since: 1.5,
             gossip_port: 7946,
+            tags: Tags::default(),
         }
     }
 

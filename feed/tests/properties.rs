@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use feed::{
-    Endpoint, EndpointState, FromSidecar, RoleTable,
+    Endpoint, EndpointState, FromSidecar, RoleTable, Tags,
     frame::{ConsumerCodec, SidecarCodec},
 };
 use proptest::prelude::*;
@@ -18,8 +18,9 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         any::<bool>(),
         any::<u16>(),
         0u32..4_000_000_000,
+        prop::option::of(("[a-zA-Z0-9._-]{1,32}", "[a-zA-Z0-9 =ü]{0,20}")),
     )
-        .prop_map(|(node, instance, addr, ready, weight, since)| Endpoint {
+        .prop_map(|(node, instance, addr, ready, weight, since, tag)| Endpoint {
             node: node.parse().unwrap(),
             instance,
             // JSON carries neither flow info nor a numeric scope.
@@ -28,6 +29,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             weight,
             since: f64::from(since) / 10.0,
             gossip_port: weight,
+            tags: Tags::new(tag.map(|(key, value)| format!("{key}={value}").parse().unwrap())).unwrap(),
         })
 }
 

@@ -265,6 +265,7 @@ fn fixed_endpoint(position: usize, addr: SocketAddr) -> Endpoint {
         weight: 100,
         since: 0.0,
         gossip_port: 0,
+        tags: feed::Tags::default(),
     }
 }
 

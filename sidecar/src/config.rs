@@ -8,7 +8,9 @@ use std::{
 };
 
 use clap::Args as ClapArgs;
-use feed::Name;
+use feed::{Name, Tag};
+
+use crate::handler::Handler;
 
 use crate::access::Network;
 
@@ -30,7 +32,7 @@ pub struct Args {
     /// The address that others reach this node at [default: that of --bind, or of the interface towards a seed]
     #[arg(long, value_name = "IP", env = "CONCERTINA_ADVERTISE")]
     pub advertise: Option<IpAddr>,
-    /// A seed: an address or name, with or without port; may be repeated. The nameservers of /etc/resolv.conf are asked too,
+    /// A seed: an address or name, with or without port; may be repeated. The nameservers of --resolv-conf are asked too,
     /// unless a seed is given here or the role is dnsserver
     #[arg(long, value_name = "ADDR", env = "CONCERTINA_JOIN", value_delimiter = ',')]
     pub join: Vec<Seed>,
@@ -43,6 +45,9 @@ pub struct Args {
     /// This node's share of the work beside others of its role
     #[arg(long, env = "CONCERTINA_WEIGHT", default_value_t = 100)]
     pub weight: u16,
+    /// What to tell of this node, for filters and people; may be repeated
+    #[arg(long = "tag", value_name = "KEY=VALUE", env = "CONCERTINA_TAGS", value_delimiter = ',')]
+    pub tags: Vec<Tag>,
     /// The cluster's name; others on the same network are not heard
     #[arg(long, env = "CONCERTINA_CLUSTER", default_value = "default")]
     pub cluster: String,
@@ -55,6 +60,12 @@ pub struct Args {
     /// Networks whose gossip is not heard, even if it is allowed
     #[arg(long, value_name = "CIDR", env = "CONCERTINA_DENY", value_delimiter = ',')]
     pub deny: Vec<Network>,
+    /// Where nameservers are listed; it is looked at again when it changes
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
+    /// Keep the members' addresses in this file, to find the cluster again after a restart without any seed [default: none]
+    #[arg(long, value_name = "PATH", env = "CONCERTINA_SNAPSHOT")]
+    pub snapshot: Option<PathBuf>,
     /// The DNS zone in which user-defined Docker networks are asked for seeds
     #[arg(long, env = "CONCERTINA_ZONE", default_value = "concertina.internal.")]
     pub zone: String,
@@ -64,6 +75,15 @@ pub struct Args {
     /// Longest wait, when stopping, for consumers to let go of this node, e.g. 6s
     #[arg(long, value_name = "TIME", env = "CONCERTINA_DRAIN_TIMEOUT", default_value = "6s", value_parser = feed::time::parse_duration)]
     pub drain_timeout: Duration,
+    /// A program to run on an event, or to answer a query, of some name; may be repeated. The payload comes on stdin, the
+    /// answer is taken from stdout
+    #[arg(
+        long = "handler",
+        value_name = "event:NAME=CMD|query:NAME=CMD",
+        env = "CONCERTINA_HANDLERS",
+        value_delimiter = ','
+    )]
+    pub handlers: Vec<Handler>,
     /// The role's process
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,

@@ -73,6 +73,11 @@ impl Reports {
         }
     }
 
+    /// What is in flight at this instance, as far as the consumers have said.
+    pub(crate) fn at(&self, instance: u64) -> Option<u32> {
+        self.in_flight.get(&instance).copied()
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         (!self.in_flight.is_empty()).then_some(self.next_at)
     }

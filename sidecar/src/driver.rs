@@ -1,5 +1,7 @@
 //! The one place of the sidecar with sockets, clocks and signals: feeds the membership and carries out its effects.
 
+mod errands;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -12,14 +14,14 @@ use std::{
 
 use anyhow::Context;
 use feed::{
-    Name,
+    FromSidecar, Name, Tags,
+    event::Outcome,
     frame::{Member, MemberState},
 };
-use rustix::process::WaitStatus;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::spawn_local,
     time::{Instant, sleep_until, timeout},
 };
@@ -31,6 +33,7 @@ use crate::{
     config::{Args, Check},
     effect::Effect,
     gate::Gate,
+    handler::Handlers,
     input::Input,
     key_file,
     key_orders::{self, Round},
@@ -40,9 +43,11 @@ use crate::{
     membership::{Config, Membership},
     packet::{DATAGRAM_BYTES_MAX, Envelope, Kind, PacketError},
     publish::{self, Publisher, Request},
+    query::QueryId,
     seeds::Sources,
+    snapshot,
     stream::StreamError,
-    supervise::Role,
+    supervise::{Role, describe},
 };
 
 /// Longest exchange of states by stream.
@@ -64,6 +69,7 @@ enum Event {
     SyncEnded,
     Stream { link: Link, packet: Vec<u8>, turn: Turn },
     Dead(Peer),
+    Outcome(QueryId, Option<Outcome>),
 }
 
 /// Runs a sidecar until it is asked to stop or its role's process ends.
@@ -97,6 +103,11 @@ struct Driver {
     streams: Rc<Cell<usize>>,
     lifelines: BTreeMap<Peer, AbortOnDropHandle<()>>,
     joined: BTreeMap<Name, Instant>,
+    node: Name,
+    handlers: Handlers,
+    /// Connections that wait for answers of the membership.
+    askers: BTreeMap<u64, mpsc::UnboundedSender<FromSidecar>>,
+    snapshot: Option<watch::Sender<Vec<SocketAddr>>>,
 }
 
 impl Driver {
@@ -108,15 +119,17 @@ impl Driver {
         let keys = args.key_file.as_deref().map(key_file::load).transpose()?;
         let access = Access { allow: args.allow.clone(), deny: args.deny.clone() };
         let founds = args.join.is_empty() && args.role.as_str() == FOUNDING_ROLE;
-        let resolv_conf = args.join.is_empty() && !founds;
+        let resolv_conf = (args.join.is_empty() && !founds).then(|| args.resolv_conf.clone());
         let sources = Sources { join: args.join.clone(), resolv_conf, zone: args.zone.clone() };
         let udp = bind_udp(args.bind)?;
         let tcp = TcpListener::bind(args.bind).await.with_context(|| bind_failed("TCP", args.bind))?;
         let ip = advertised(&args, &sources).await?;
         let gossip = SocketAddr::new(ip, udp.local_addr()?.port());
 
+        let tags = Tags::new(args.tags.iter().cloned()).context("--tag (CONCERTINA_TAGS)")?;
+
         let (requests_out, requests) = mpsc::unbounded_channel();
-        let publisher = Publisher::new(node.clone(), args.cluster.clone(), requests_out);
+        let publisher = Publisher::new(node.clone(), args.cluster.clone(), tags.clone(), requests_out);
         let feed = publish::bind(&args.feed).await;
         let feed = feed.with_context(|| format!("--feed {}: cannot listen there", args.feed.display()))?;
         spawn_local(publisher.clone().serve(feed));
@@ -141,6 +154,7 @@ impl Driver {
             id,
             port: args.port,
             weight: args.weight,
+            tags,
             cluster: args.cluster.clone(),
             founds,
             drain_timeout: args.drain_timeout,
@@ -152,7 +166,6 @@ impl Driver {
             started: Instant::now(),
             membership: Membership::new(config, rand::random()),
             publisher,
-            role,
             udp,
             tcp,
             events,
@@ -165,6 +178,11 @@ impl Driver {
             streams: Rc::default(),
             lifelines: BTreeMap::new(),
             joined: BTreeMap::new(),
+            node,
+            handlers: Handlers::new(args.handlers.clone(), role.others()),
+            askers: BTreeMap::new(),
+            snapshot: keep_snapshot(&args),
+            role,
             args,
         })
     }
@@ -173,6 +191,7 @@ impl Driver {
         // One byte more than the longest: what fills it was truncated.
         let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
         let mut code = ExitCode::SUCCESS;
+        self.input(Input::Rejoin(former_members(&self.args)));
         self.input(Input::Tick);
         while !self.carry_out() {
             let deadline = self
@@ -234,6 +253,7 @@ impl Driver {
             Event::SyncEnded => self.input(Input::SyncEnded),
             Event::Stream { link, packet, turn } => self.handle_stream(link, &packet, turn),
             Event::Dead(peer) => self.input(Input::Dead(peer)),
+            Event::Outcome(id, outcome) => self.input(Input::Outcome(id, outcome)),
         }
     }
 
@@ -242,6 +262,15 @@ impl Driver {
             Request::Consumers => {
                 self.input(Input::Follows(self.publisher.follows()));
                 self.input(Input::InFlight(self.publisher.in_flight()));
+            }
+            Request::Tags(tags) => self.input(Input::Tags(tags)),
+            Request::Question { to, question, answers } => {
+                self.askers.insert(to, answers);
+                self.input(Input::Question { to, question });
+            }
+            Request::Withdrawn(to) => {
+                self.askers.remove(&to);
+                self.input(Input::Withdrawn(to));
             }
             Request::Leave => self.input(Input::Leave),
             // Who asked may have gone.
@@ -282,6 +311,9 @@ impl Driver {
                     self.input(Input::InFlight(self.publisher.in_flight()));
                 }
                 Effect::InTouch => self.publisher.publish_synced(),
+                Effect::Reply { to, frame, is_last } => self.reply(to, frame, is_last),
+                Effect::Event(event) => self.apply_event(event),
+                Effect::Asked { id, asked } => self.work_on(id, asked),
                 Effect::Change(member) => self.apply_change(member),
                 Effect::Drained { after, held_up_by } if held_up_by.is_empty() => {
                     tracing::info!(?after, "drained");
@@ -316,7 +348,20 @@ impl Driver {
                 }
             }
         }
-        self.publisher.publish_change(member, self.membership.members().cloned().collect());
+        let members: Vec<Member> = self.membership.members().cloned().collect();
+        if let Some(snapshot) = &self.snapshot {
+            let others = members.iter().filter(|member| member.name != self.node).map(|member| member.addr);
+            let others: Vec<SocketAddr> = others.collect();
+            // Who is left alone will need the last others.
+            snapshot.send_if_modified(|kept| {
+                let news = !others.is_empty() && *kept != others;
+                if news {
+                    *kept = others;
+                }
+                news
+            });
+        }
+        self.publisher.publish_change(member, members);
     }
 
     fn sync_with(&self, with: SocketAddr) {
@@ -445,6 +490,22 @@ fn watch_role(args: &Args, gossip: SocketAddr, events: mpsc::UnboundedSender<Eve
     spawn_local(check::watch(check, addr, move |serving| drop(events.send(Event::Serving(serving)))));
 }
 
+/// The members that the snapshot remembers. Whatever is wrong with the file, the node can do without.
+fn former_members(args: &Args) -> Vec<SocketAddr> {
+    let Some(path) = &args.snapshot else { return Vec::new() };
+    snapshot::read(path, &args.cluster).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "--snapshot is ignored");
+        Vec::new()
+    })
+}
+
+fn keep_snapshot(args: &Args) -> Option<watch::Sender<Vec<SocketAddr>>> {
+    let path = args.snapshot.clone()?;
+    let (sender, addrs) = watch::channel(Vec::new());
+    spawn_local(snapshot::keep(path, args.cluster.clone(), addrs));
+    Some(sender)
+}
+
 fn bind_failed(protocol: &str, addr: SocketAddr) -> String {
     format!("--bind {addr}: cannot listen for gossip by {protocol} there")
 }
@@ -491,12 +552,4 @@ fn hostname() -> anyhow::Result<Name> {
     let hostname = uname.nodename().to_string_lossy();
     let label = hostname.split('.').next().unwrap_or_default();
     label.parse().context("the hostname cannot be the node's name; give one with --node")
-}
-
-fn describe(status: WaitStatus) -> String {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (_, Some(signal)) => format!("signal {signal}"),
-        _ => "unknown".to_owned(),
-    }
 }

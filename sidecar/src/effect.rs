@@ -3,9 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use feed::{Name, RoleTable, frame::Member};
+use feed::{FromSidecar, Name, RoleTable, event::UserEvent, frame::Member};
 
-use crate::lifeline::Peer;
+use crate::{
+    lifeline::Peer,
+    query::{Asked, QueryId},
+};
 
 /// What the driver is to do.
 #[derive(Debug)]
@@ -28,6 +31,24 @@ pub enum Effect {
     Tables(Vec<RoleTable>),
     /// From now on the tables are complete.
     InTouch,
+    /// Answer a connection.
+    Reply {
+        /// This one.
+        to: u64,
+        /// So.
+        frame: FromSidecar,
+        /// And there is no more to be said.
+        is_last: bool,
+    },
+    /// An event was heard, for the first time.
+    Event(UserEvent),
+    /// Answer another's query, by an [`Input::Outcome`](crate::input::Input::Outcome).
+    Asked {
+        /// Which.
+        id: QueryId,
+        /// What is asked.
+        asked: Asked,
+    },
     /// A member changed.
     Change(Member),
     /// No consumer chooses this node any more, or the drain timed out.

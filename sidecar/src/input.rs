@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use crate::{advert::Follows, lifeline::Peer};
+use feed::{Tags, ToSidecar, event::Outcome, explain::Evidence};
+
+use crate::{advert::Follows, lifeline::Peer, query::QueryId};
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -17,16 +19,44 @@ pub enum Input<'a> {
     SyncEnded,
     /// The addresses to announce to, own one excluded or not.
     Seeds(Vec<SocketAddr>),
+    /// Addresses of members from before this start, to try while nobody else is known.
+    Rejoin(Vec<SocketAddr>),
     /// The role's process answers its check, or no longer does.
     Serving(bool),
     /// The roles that consumers beside this sidecar follow.
     Follows(Follows),
+    /// What the operator says of the node from now on.
+    Tags(Tags),
     /// What those consumers have in flight at draining instances they have stopped choosing.
     InFlight(BTreeMap<u64, u32>),
     /// A lifeline ended and its peer does not accept connections any more.
     Dead(Peer),
+    /// Somebody asks something on this connection; answered by
+    /// [`Effect::Reply`](crate::effect::Effect::Reply).
+    Question {
+        /// The connection.
+        to: u64,
+        /// What.
+        question: ToSidecar,
+    },
+    /// Whoever asked on this connection is gone.
+    Withdrawn(u64),
+    /// What came of an [`Effect::Asked`](crate::effect::Effect::Asked); none: nothing yet, and the asker will ask again.
+    Outcome(QueryId, Option<Outcome>),
     /// Drain and leave.
     Leave,
     /// The role's process is gone: leave without draining.
     RoleDied,
+}
+
+impl Input<'_> {
+    /// What it is to whoever asks why a member is down.
+    pub(crate) fn evidence(&self) -> Evidence {
+        match self {
+            Self::Datagram(_) => Evidence::Gossip,
+            Self::Sync(_) => Evidence::Sync,
+            Self::Dead(_) => Evidence::Lifeline,
+            _ => Evidence::Itself,
+        }
+    }
 }

@@ -4,6 +4,9 @@
 //! reused address shows as a rename only). Whenever anything moved, the whole picture is taken from foca's member
 //! list and the adverts, and compared with the one before.
 
+mod explaining;
+pub(crate) mod questions;
+
 use std::{
     cell::RefCell,
     collections::{BTreeSet, VecDeque},
@@ -13,21 +16,26 @@ use std::{
 };
 
 use feed::{
-    Name,
+    Name, Tags,
+    explain::Evidence,
     frame::{Member, MemberState},
 };
 use foca::{AccumulatingRuntime, Foca, OwnedNotification, PostcardCodec, Timer};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
 use crate::{
-    advert::{Advert, AdvertHandler, Adverts, Follows},
+    advert::{Advert, Adverts, Follows},
+    broadcast::{Broadcast, Handler},
     drain::{Barrier, Report, Reports},
     effect::Effect,
+    event::Events,
+    explain::Stories,
     input::Input,
     lifeline::{self, Peer},
     member_id::MemberId,
     packet::{Envelope, Kind, PacketError},
     picture::Picture,
+    query::Queries,
     role_tables::RoleTables,
     swim::{foca_config, size_class},
     sync::State,
@@ -45,6 +53,8 @@ const REANNOUNCE_PERIOD: Duration = Duration::from_secs(15);
 /// The same while a seed that was a member is none any more: a restarted dnsserver is an island with every newcomer in it
 /// until somebody of the old cluster speaks to it.
 const REANNOUNCE_LOST_PERIOD: Duration = Duration::from_millis(250);
+/// Members from before this start that are tried at a time while alone: one that answers is enough.
+const FORMER_TRIED: usize = 16;
 /// How often the state is exchanged with some member, and with one whose advert is missing.
 const SYNC_PERIOD: Duration = Duration::from_secs(10);
 const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
@@ -63,6 +73,8 @@ pub struct Config {
     pub port: u16,
     /// Its share of the work.
     pub weight: u16,
+    /// What its operator says of it.
+    pub tags: Tags,
     /// The cluster's name.
     pub cluster: String,
     /// Whether it may take itself for the first of its cluster: it has no seeds.
@@ -83,13 +95,16 @@ enum Phase {
 pub struct Membership {
     config: Config,
     envelope: Envelope,
-    foca: Foca<MemberId, PostcardCodec, StdRng, AdvertHandler>,
+    foca: Foca<MemberId, PostcardCodec, StdRng, Handler>,
     runtime: AccumulatingRuntime<MemberId>,
     timers: Timers<Timer<MemberId>>,
     adverts: Rc<RefCell<Adverts>>,
+    events: Rc<RefCell<Events>>,
     own: Advert,
     phase: Phase,
     seeds: Vec<SocketAddr>,
+    /// Members from before this start.
+    former: Vec<SocketAddr>,
     /// Seeds that were members at some time.
     met_seeds: BTreeSet<SocketAddr>,
     announce_at: Duration,
@@ -105,6 +120,10 @@ pub struct Membership {
     lifelines: Vec<Peer>,
     tables: RoleTables,
     reports: Reports,
+    queries: Queries,
+    stories: Stories,
+    /// What is being looked at, for the stories.
+    cause: Evidence,
     rng: StdRng,
     effects: VecDeque<Effect>,
 }
@@ -113,8 +132,9 @@ impl Membership {
     /// A node that has just started; `seed` makes its random choices repeatable.
     pub fn new(config: Config, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let adverts = Rc::new(RefCell::new(Adverts::default()));
-        let handler = AdvertHandler { adverts: adverts.clone(), own_addr: config.id.addr };
+        let (adverts, events): (Rc<RefCell<Adverts>>, Rc<RefCell<Events>>) = Default::default();
+        let own_addr = config.id.addr;
+        let handler = Handler { adverts: adverts.clone(), events: events.clone(), own_addr };
         let foca_rng = StdRng::seed_from_u64(rng.random());
         let foca =
             Foca::with_custom_broadcast(config.id.clone(), foca_config(1), foca_rng, PostcardCodec, handler);
@@ -127,6 +147,7 @@ impl Membership {
             weight: config.weight,
             since_ms: config.id.instance,
             follows: Follows::Roles(Vec::new()),
+            tags: config.tags.clone(),
         };
         let mut node = Self {
             envelope: Envelope::new(&config.cluster),
@@ -134,9 +155,11 @@ impl Membership {
             runtime: AccumulatingRuntime::new(),
             timers: Timers::new(),
             adverts,
+            events,
             own,
             phase: Phase::Member,
             seeds: Vec::new(),
+            former: Vec::new(),
             met_seeds: BTreeSet::new(),
             announce_at: Duration::ZERO,
             announce_pause: ANNOUNCE_PAUSE_MIN,
@@ -150,6 +173,9 @@ impl Membership {
             lifelines: Vec::new(),
             tables: RoleTables::default(),
             reports: Reports::default(),
+            queries: Queries::default(),
+            stories: Stories::default(),
+            cause: Evidence::Itself,
             rng,
             effects: VecDeque::new(),
             config,
@@ -167,10 +193,11 @@ impl Membership {
     pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Result<(), PacketError> {
         // A node that said goodbye must not listen any more: the echo of its own farewell would bring it back.
         let gone = matches!(self.phase, Phase::Leaving { .. } | Phase::Left);
+        self.cause = input.evidence();
         let result = match input {
             Input::Tick => Ok(()),
             Input::Datagram(_) | Input::Sync(_) if gone => Ok(()),
-            Input::Datagram(packet) => self.handle_datagram(packet),
+            Input::Datagram(packet) => self.handle_datagram(packet, now),
             Input::Sync(packet) => self.handle_sync(packet, now),
             Input::SyncEnded => {
                 self.syncing = false;
@@ -178,6 +205,11 @@ impl Membership {
             }
             Input::Seeds(seeds) => {
                 self.handle_seeds(seeds, now);
+                Ok(())
+            }
+            Input::Rejoin(addrs) => {
+                self.former = addrs;
+                self.announce_at = now;
                 Ok(())
             }
             Input::Serving(serving) => {
@@ -189,6 +221,10 @@ impl Membership {
                 self.readvertise(|own| own.follows = follows);
                 Ok(())
             }
+            Input::Tags(tags) => {
+                self.readvertise(|own| own.tags = tags);
+                Ok(())
+            }
             Input::InFlight(counts) => {
                 self.reports.apply_counts(counts);
                 Ok(())
@@ -197,6 +233,18 @@ impl Membership {
                 if !gone {
                     self.handle_dead(peer);
                 }
+                Ok(())
+            }
+            Input::Question { to, question } => {
+                self.handle_question(to, question, now);
+                Ok(())
+            }
+            Input::Withdrawn(to) => {
+                self.queries.withdraw(to);
+                Ok(())
+            }
+            Input::Outcome(id, outcome) => {
+                self.handle_outcome(id, outcome);
                 Ok(())
             }
             Input::Leave => {
@@ -228,7 +276,8 @@ impl Membership {
             Phase::Left => None,
         };
         let founding = self.founds_at.filter(|_| !self.in_touch);
-        [phase, founding, self.timers.next_deadline(), self.settle_at, self.reports.next_deadline()]
+        let (reports, queries) = (self.reports.next_deadline(), self.queries.next_deadline());
+        [phase, founding, self.timers.next_deadline(), self.settle_at, reports, queries]
             .into_iter()
             .flatten()
             .min()
@@ -241,7 +290,9 @@ impl Membership {
         let adverts = self.adverts.borrow();
         let adverts =
             members.iter().filter_map(|m| adverts.of(m.id().addr, m.id().instance).cloned()).collect();
-        self.envelope.encode(Kind::Sync, &State { in_touch: self.in_touch, members, adverts }.encode())
+        let events = self.events.borrow().kept().cloned().collect();
+        let state = State { in_touch: self.in_touch, members, adverts, events };
+        self.envelope.encode(Kind::Sync, &state.encode())
     }
 
     /// The packet that introduces this node on a lifeline.
@@ -255,9 +306,13 @@ impl Membership {
         self.picture.listed().map(|listed| &listed.member)
     }
 
-    fn handle_datagram(&mut self, packet: &[u8]) -> Result<(), PacketError> {
+    fn handle_datagram(&mut self, packet: &[u8], now: Duration) -> Result<(), PacketError> {
         match self.envelope.parse(packet)? {
             (Kind::Gossip, payload) => {
+                // foca's header begins with its sender, which begins with its address.
+                if let Ok((sender, _)) = postcard::take_from_bytes(payload) {
+                    self.stories.note_heard(sender, now);
+                }
                 let outcome = self.foca.handle_data(payload, &mut self.runtime);
                 let malformed = is_malformed(&outcome);
                 self.note(outcome);
@@ -273,6 +328,8 @@ impl Membership {
                     barrier.handle_report(&report);
                 }
             }
+            (Kind::Query, payload) => self.handle_query(payload, now)?,
+            (Kind::Reply, payload) => self.handle_reply(payload, now)?,
             (kind, _) => return Err(PacketError::Kind(kind as u8)),
         }
         Ok(())
@@ -289,9 +346,14 @@ impl Membership {
         let own_addr = self.config.id.addr;
         let mut adverts = self.adverts.borrow_mut();
         for advert in state.adverts.into_iter().filter(|advert| advert.addr != own_addr) {
-            adverts.apply(advert);
+            adverts.apply(advert, (Evidence::Sync, None));
         }
         drop(adverts);
+        let mut events = self.events.borrow_mut();
+        for event in state.events {
+            events.apply_remembered(event, self.config.id.instance);
+        }
+        drop(events);
         self.settle(now);
         if state.in_touch {
             self.apply_in_touch(now);
@@ -365,7 +427,7 @@ impl Membership {
 
     fn spread_own(&mut self) {
         self.own.version += 1;
-        let outcome = self.foca.add_broadcast(&self.own.encode()).map(drop);
+        let outcome = self.foca.add_broadcast(&Broadcast::Advert(self.own.clone()).encode()).map(drop);
         self.note(outcome);
         let outcome = self.foca.gossip(&mut self.runtime);
         self.note(outcome);
@@ -373,12 +435,13 @@ impl Membership {
 
     /// Everything that follows from an input or from time: timers, periodic work, the new picture, packets.
     fn advance(&mut self, now: Duration) {
+        self.drain_runtime(now);
         while let Some(timer) = self.timers.poll_due(now) {
+            self.cause = Evidence::Probe;
             let outcome = self.foca.handle_timer(timer, &mut self.runtime);
             self.note(outcome);
             self.drain_runtime(now);
         }
-        self.drain_runtime(now);
         if self.adverts.borrow_mut().take_changed() {
             self.unsettle(now);
         }
@@ -398,6 +461,8 @@ impl Membership {
             Phase::Left => {}
         }
         self.report(now);
+        self.tell_events(now);
+        self.advance_queries(now);
         self.drain_runtime(now);
     }
 
@@ -427,6 +492,9 @@ impl Membership {
                 OwnedNotification::Idle => self.announce_pause = ANNOUNCE_PAUSE_MIN,
                 OwnedNotification::Active => self.sync_at = now,
                 OwnedNotification::Rejoin(_) => self.spread_own(),
+                OwnedNotification::MemberDown(id) => {
+                    self.stories.note_down(Peer { addr: id.addr, instance: id.instance }, self.cause);
+                }
                 _ => {}
             }
         }
@@ -436,7 +504,9 @@ impl Membership {
         if now < self.announce_at {
             return;
         }
-        for seed in self.seeds.clone() {
+        let alone = self.foca.num_members() == 0;
+        let former = self.former.iter().filter(|_| alone).copied().sample(&mut self.rng, FORMER_TRIED);
+        for seed in self.seeds.iter().copied().chain(former).collect::<Vec<_>>() {
             let outcome = self.foca.announce(MemberId::unknown_at(seed), &mut self.runtime);
             self.note(outcome);
         }
@@ -485,7 +555,12 @@ impl Membership {
         let picture = Picture::take(others.chain([self.foca.identity()]), &adverts);
         let before = std::mem::replace(&mut self.picture, picture);
         let changes = self.picture.changes_since(&before, &adverts);
-        self.effects.extend(changes.into_iter().map(Effect::Change));
+        for change in changes {
+            let (via, _) = adverts.via(change.addr);
+            let change = self.stories.apply_change(change, via, now);
+            self.effects.push_back(Effect::Change(change));
+        }
+        self.stories.settle(self.foca.iter_members().map(|member| member.id().addr));
         let is_silent = |id: &MemberId| adverts.of(id.addr, id.instance).is_none();
         if self.foca.iter_members().any(|member| is_silent(member.id())) {
             self.sync_at = self.sync_at.min(now + SYNC_REPAIR_PERIOD);
@@ -535,23 +610,8 @@ impl Membership {
 
     /// The live consumers of the own role that have not let go.
     fn held_up_by(&self, barrier: &Barrier) -> Vec<Name> {
-        let adverts = self.adverts.borrow();
-        let own_role = &self.config.id.role;
-        self.foca
-            .iter_members()
-            .map(foca::Member::id)
-            .filter(|id| {
-                adverts.of(id.addr, id.instance).is_some_and(|advert| {
-                    let serves = matches!(
-                        advert.state,
-                        MemberState::Joining | MemberState::Ready | MemberState::Draining
-                    );
-                    serves && advert.follows.includes(own_role)
-                })
-            })
-            .filter(|id| !barrier.is_released_by(id.addr, id.instance))
-            .map(|id| id.node.clone())
-            .collect()
+        let followers = self.followers(&self.config.id.role).into_iter();
+        followers.filter(|id| !barrier.is_released_by(id.addr, id.instance)).map(|id| id.node).collect()
     }
 
     fn apply_farewell(&mut self, state: MemberState, now: Duration) {

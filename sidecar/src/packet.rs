@@ -40,6 +40,10 @@ pub enum Kind {
     Sync = 3,
     /// The first packet of a lifeline, by stream.
     Lifeline = 4,
+    /// A question to a member.
+    Query = 5,
+    /// A member's answer.
+    Reply = 6,
     /// The first packet of who accepts a stream, if it has keys: what the dialler's seals must name.
     Challenge = 32,
     /// An order about the keys, or the answer to one, by stream.
@@ -124,6 +128,8 @@ impl Envelope {
             2 => Kind::Drain,
             3 => Kind::Sync,
             4 => Kind::Lifeline,
+            5 => Kind::Query,
+            6 => Kind::Reply,
             32 => Kind::Challenge,
             33 => Kind::Keys,
             sealed if sealed & SEALED != 0 => return Err(PacketError::WrongKey),

@@ -62,6 +62,7 @@ fn listed(id: &MemberId, adverts: &Adverts) -> Option<Listed> {
         port: advert.map_or(0, |advert| advert.port),
         state,
         instance: id.instance,
+        tags: advert.map(|advert| advert.tags.clone()).unwrap_or_default(),
     };
     let (weight, since_ms) = advert.map_or((0, 0), |advert| (advert.weight, advert.since_ms));
     Some(Listed { member, weight, since_ms })

@@ -14,7 +14,8 @@ use std::{
 };
 
 use feed::{
-    FromSidecar, Name, RoleTable, ToSidecar,
+    Endpoint, FromSidecar, Name, RoleTable, Tags, ToSidecar,
+    event::UserEvent,
     frame::{Applied, ConsumerHello, FeedError, Member, SidecarCodec, SidecarHello, VERSION, Wait},
     keys::KeysAt,
     stats::Stats,
@@ -43,6 +44,12 @@ const MONITOR_LAG_MAX: usize = 4096;
 pub(crate) enum Request {
     /// The set of followed roles, or what is in flight, changed.
     Consumers,
+    /// Somebody changed the node's own tags.
+    Tags(Tags),
+    /// Somebody asks what the membership answers, for this connection.
+    Question { to: u64, question: ToSidecar, answers: mpsc::UnboundedSender<FromSidecar> },
+    /// Whoever asked on this connection is gone.
+    Withdrawn(u64),
     /// Somebody asked the node to leave.
     Leave,
     /// Somebody asked what was counted.
@@ -58,6 +65,7 @@ struct Subscription {
 
 struct Board {
     hello: SidecarHello,
+    tags: RefCell<Tags>,
     tables: RefCell<BTreeMap<Name, RoleTable>>,
     members: RefCell<Vec<Member>>,
     subscriptions: RefCell<BTreeMap<u64, Subscription>>,
@@ -66,7 +74,7 @@ struct Board {
     connections: Cell<usize>,
     /// Counts the changes of all of the above.
     epoch: watch::Sender<u64>,
-    changes: broadcast::Sender<Member>,
+    changes: broadcast::Sender<FromSidecar>,
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -92,9 +100,15 @@ pub(crate) async fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 impl Publisher {
-    pub(crate) fn new(node: Name, cluster: String, requests: mpsc::UnboundedSender<Request>) -> Self {
+    pub(crate) fn new(
+        node: Name,
+        cluster: String,
+        tags: Tags,
+        requests: mpsc::UnboundedSender<Request>,
+    ) -> Self {
         Self(Rc::new(Board {
             hello: SidecarHello { version: VERSION, node, cluster },
+            tags: RefCell::new(tags),
             tables: RefCell::default(),
             members: RefCell::default(),
             subscriptions: RefCell::default(),
@@ -122,7 +136,20 @@ impl Publisher {
     pub(crate) fn publish_change(&self, change: Member, members: Vec<Member>) {
         *self.0.members.borrow_mut() = members;
         // Nobody may be listening.
-        let _ = self.0.changes.send(change);
+        let _ = self.0.changes.send(FromSidecar::Change(change));
+    }
+
+    pub(crate) fn publish_event(&self, event: UserEvent) {
+        let _ = self.0.changes.send(FromSidecar::Event(event));
+    }
+
+    /// Waits until the wish has come true for the consumers of this sidecar.
+    pub(crate) async fn fulfilled(&self, wish: &Wait) {
+        let mut epoch = self.0.epoch.subscribe();
+        while !self.0.fulfils(wish) {
+            // The sender is in the board that is held here.
+            let _ = epoch.changed().await;
+        }
     }
 
     /// Everything that some consumer follows.
@@ -226,12 +253,24 @@ impl Board {
                 tracing::info!(consumer = hello.name, "feed consumer went");
                 outcome
             }
-            ToSidecar::Members { role } => {
+            ToSidecar::Members { role, tags } => {
                 let mut members = self.members.borrow().clone();
                 members.retain(|member| role.as_ref().is_none_or(|role| member.role == *role));
+                members.retain(|member| member.tags.include(&tags));
                 connection.send(FromSidecar::Members(members)).await
             }
+            ToSidecar::Tags { set, delete } => {
+                let tags = self.change_tags(set, &delete)?;
+                connection.send(FromSidecar::Tags(tags)).await
+            }
             ToSidecar::Monitor {} => self.serve_monitor(connection).await,
+            question @ (ToSidecar::Event { .. }
+            | ToSidecar::Query(_)
+            | ToSidecar::ForceLeave { .. }
+            | ToSidecar::Explain { .. }) => self.serve_question(connection, question).await,
+            ToSidecar::Wait(wish) if wish.everywhere => {
+                self.serve_question(connection, ToSidecar::Wait(wish)).await
+            }
             ToSidecar::Wait(wish) => self.serve_wait(connection, &wish).await,
             ToSidecar::Leave {} => {
                 let _ = self.requests.send(Request::Leave);
@@ -250,6 +289,13 @@ impl Board {
             }
             ToSidecar::Applied(_) => Err(FeedError::OutOfPlace("applied before hello")),
         }
+    }
+
+    fn change_tags(&self, set: Tags, delete: &[String]) -> Result<Tags, FeedError> {
+        let mut own = self.tags.borrow_mut();
+        *own = own.changed(set, delete).map_err(|error| FeedError::Refused(error.to_string()))?;
+        let _ = self.requests.send(Request::Tags(own.clone()));
+        Ok(own.clone())
     }
 
     async fn serve_consumer(&self, connection: &mut Connection, id: u64) -> Result<(), FeedError> {
@@ -315,7 +361,7 @@ impl Board {
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
-                    Ok(change) => connection.send(FromSidecar::Change(change)).await?,
+                    Ok(news) => connection.send(news).await?,
                     Err(_) => return Err(FeedError::OutOfPlace("a monitor that reads too slowly")),
                 },
                 frame = connection.next() => return match frame {
@@ -324,6 +370,34 @@ impl Board {
                 },
             }
         }
+    }
+
+    /// Passes a question on, and its answers back, until there are no more or the asker is gone.
+    async fn serve_question(
+        &self,
+        connection: &mut Connection,
+        question: ToSidecar,
+    ) -> Result<(), FeedError> {
+        let to = self.next_id.replace(self.next_id.get() + 1);
+        let (answers, mut heard) = mpsc::unbounded_channel();
+        let _ = self.requests.send(Request::Question { to, question, answers });
+        let outcome = loop {
+            tokio::select! {
+                answer = heard.recv() => match answer {
+                    Some(answer) => match connection.send(answer).await {
+                        Ok(()) => {}
+                        Err(error) => break Err(error),
+                    },
+                    None => break Ok(()),
+                },
+                frame = connection.next() => break match frame {
+                    None => Ok(()),
+                    Some(_) => Err(FeedError::OutOfPlace("a frame after a question")),
+                },
+            }
+        };
+        let _ = self.requests.send(Request::Withdrawn(to));
+        outcome
     }
 
     async fn serve_wait(&self, connection: &mut Connection, wish: &Wait) -> Result<(), FeedError> {
@@ -345,7 +419,9 @@ impl Board {
     fn fulfils(&self, wish: &Wait) -> bool {
         let tables = self.tables.borrow();
         let table = tables.get(&wish.role);
-        let (ready, draining) = table.map_or((0, 0), |t| (t.ready().count(), t.draining().count()));
+        let wanted = |e: &&Endpoint| e.tags.include(&wish.tags);
+        let count = |t: &RoleTable| (t.ready().filter(wanted).count(), t.draining().filter(wanted).count());
+        let (ready, draining) = table.map_or((0, 0), count);
         let enough = ready >= wish.min as usize;
         let not_too_many = wish.max.is_none_or(|max| ready <= max as usize && draining == 0);
         let generation = table.map_or(0, RoleTable::generation);

@@ -62,11 +62,14 @@ fn endpoint(listed: &Listed) -> Option<Endpoint> {
         weight: listed.weight,
         since,
         gossip_port: member.addr.port(),
+        tags: member.tags.clone(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use feed::Tags;
+
     use super::*;
 
     fn listed(name: &str, role: &str, state: MemberState) -> Listed {
@@ -77,6 +80,7 @@ mod tests {
             port: 8080,
             state,
             instance: 1,
+            tags: Tags::default(),
         };
         Listed { member, weight: 100, since_ms: 1500 }
     }

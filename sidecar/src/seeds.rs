@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -10,8 +11,6 @@ use simple_dns::{CLASS, Name as DnsName, Packet, PacketFlag, QCLASS, QTYPE, Ques
 use tokio::{net::UdpSocket, time::timeout};
 
 use crate::config::{GOSSIP_PORT, Seed};
-
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Docker's own server on user-defined networks. It knows containers by name and asks the `--dns` address for the rest.
 const DOCKER_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
@@ -26,13 +25,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 const LOOK_PERIOD_ALONE: Duration = Duration::from_millis(250);
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
 
+/// How often resolv.conf is read meanwhile, only to see whether it is another text.
+const READ_PERIOD: Duration = Duration::from_secs(1);
+
 /// Where to look for seeds.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// What the command line says.
     pub join: Vec<Seed>,
-    /// Whether the nameservers of resolv.conf are seeds as well.
-    pub resolv_conf: bool,
+    /// The resolv.conf whose nameservers are seeds as well.
+    pub resolv_conf: Option<PathBuf>,
     /// The zone to ask on user-defined networks.
     pub zone: String,
 }
@@ -42,6 +44,7 @@ impl Sources {
     pub(crate) async fn watch(self, mut tell: impl FnMut(Vec<SocketAddr>)) {
         let mut known = BTreeSet::new();
         loop {
+            let text = self.read_resolv_conf();
             let seeds = self.look().await;
             // A look that finds nothing is a resolver that does not answer; what was found before may still be right.
             if !seeds.is_empty() && seeds != known {
@@ -51,7 +54,18 @@ impl Sources {
                 tell(seeds.iter().copied().collect());
                 known = seeds;
             }
-            tokio::time::sleep(if known.is_empty() { LOOK_PERIOD_ALONE } else { LOOK_PERIOD }).await;
+            if known.is_empty() {
+                tokio::time::sleep(LOOK_PERIOD_ALONE).await;
+                continue;
+            }
+            let _ = timeout(LOOK_PERIOD, self.changed_from(&text)).await;
+        }
+    }
+
+    /// Waits until resolv.conf is another text than this.
+    async fn changed_from(&self, text: &Option<String>) {
+        while self.read_resolv_conf() == *text {
+            tokio::time::sleep(READ_PERIOD).await;
         }
     }
 
@@ -70,9 +84,7 @@ impl Sources {
                 }
             }
         }
-        if self.resolv_conf
-            && let Ok(text) = std::fs::read_to_string(RESOLV_CONF)
-        {
+        if let Some(text) = self.read_resolv_conf() {
             let resolvers = parse_resolv_conf(&text);
             seeds.extend(
                 resolvers.iter().filter(|ip| !ip.is_loopback()).map(|ip| SocketAddr::new(*ip, GOSSIP_PORT)),
@@ -82,6 +94,10 @@ impl Sources {
             }
         }
         seeds
+    }
+
+    fn read_resolv_conf(&self) -> Option<String> {
+        std::fs::read_to_string(self.resolv_conf.as_ref()?).ok()
     }
 
     async fn ask_docker(&self) -> Vec<SocketAddr> {
@@ -184,6 +200,35 @@ mod tests {
         let bytes = packet.build_bytes_vec().unwrap();
         assert_eq!(parse_answer(7, &bytes), Some(vec!["172.18.0.2:7999".parse().unwrap()]));
         assert_eq!(parse_answer(8, &bytes), None, "the answer to another question");
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_resolv_conf_that_changes_gives_other_seeds_without_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        let sources = Sources { join: Vec::new(), resolv_conf: Some(path.clone()), zone: String::new() };
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let watching = sources.watch(move |seeds| tell.send(seeds).unwrap());
+        let checks = async {
+            let mut before = tokio::time::Instant::now();
+            // The last one is written as most tools do it: beside, and moved into place.
+            for (n, moved) in [(1, false), (2, false), (3, true)] {
+                let written = if moved { dir.path().join("new") } else { path.clone() };
+                std::fs::write(&written, format!("nameserver 172.17.0.{n}\n")).unwrap();
+                std::fs::rename(&written, &path).unwrap();
+                let seeds = told.recv().await.unwrap();
+                assert_eq!(seeds, [SocketAddr::from(([172, 17, 0, n], GOSSIP_PORT))]);
+                assert!(before.elapsed() <= READ_PERIOD, "{:?}", before.elapsed());
+                before = tokio::time::Instant::now();
+            }
+            std::fs::remove_file(&path).unwrap();
+            tokio::time::sleep(LOOK_PERIOD * 3).await;
+            assert!(told.try_recv().is_err(), "what was found before may still be right");
+        };
+        tokio::select! {
+            _ = watching => {}
+            () = checks => {}
+        }
     }
 
     proptest! {

@@ -1,9 +1,15 @@
 //! The role's process: started, bound to the life of its parent, stopped, reaped.
 
-use std::{io, os::unix::process::CommandExt, process::Command, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeMap, io, os::unix::process::CommandExt, process::Command, rc::Rc,
+    time::Duration,
+};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, waitpid};
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, wait};
+use tokio::{
+    signal::unix::{Signal as SignalStream, SignalKind, signal},
+    sync::oneshot,
+};
 
 /// How long a stopped process may take to end by itself. With the drain and the farewells before it, the whole stop stays
 /// inside the ten seconds that Docker grants.
@@ -32,6 +38,36 @@ pub(crate) struct Role {
     /// None: there is no process, or it has ended.
     pid: Option<Pid>,
     child_changed: SignalStream,
+    others: Children,
+}
+
+/// Other children whose end somebody waits for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Children(Rc<RefCell<BTreeMap<i32, oneshot::Sender<WaitStatus>>>>);
+
+impl Children {
+    /// Tells the end of this child, which was started just now and must not have been waited for.
+    pub(crate) fn watch(&self, pid: Pid) -> oneshot::Receiver<WaitStatus> {
+        let (told, ended) = oneshot::channel();
+        self.0.borrow_mut().insert(pid.as_raw_nonzero().get(), told);
+        ended
+    }
+
+    fn tell(&self, pid: Pid, status: WaitStatus) {
+        if let Some(told) = self.0.borrow_mut().remove(&pid.as_raw_nonzero().get()) {
+            // Whoever waited may have given up.
+            let _ = told.send(status);
+        }
+    }
+}
+
+/// How a process ended.
+pub(crate) fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (_, Some(signal)) => format!("signal {signal}"),
+        _ => "unknown".to_owned(),
+    }
 }
 
 impl Role {
@@ -47,17 +83,24 @@ impl Role {
                 Some(Pid::from_child(&command.spawn()?))
             }
         };
-        Ok(Self { pid, child_changed })
+        Ok(Self { pid, child_changed, others: Children::default() })
+    }
+
+    /// Where to wait for the ends of other children: they are reaped here.
+    pub(crate) fn others(&self) -> Children {
+        self.others.clone()
     }
 
     /// Waits for the end of the process; for ever if there is none. Reaps whatever else ends meanwhile.
     pub(crate) async fn ended(&mut self) -> WaitStatus {
         loop {
-            while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+            // Of whatever process group: `waitpid(None)` would leave out handlers, and orphans that made one of their own.
+            while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
                 if Some(pid) == self.pid {
                     self.pid = None;
                     return status;
                 }
+                self.others.tell(pid, status);
             }
             self.child_changed.recv().await;
         }

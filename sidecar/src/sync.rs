@@ -4,7 +4,7 @@
 use foca::Member;
 use serde::{Deserialize, Serialize};
 
-use crate::{advert::Advert, member_id::MemberId};
+use crate::{advert::Advert, event::Event, member_id::MemberId};
 
 /// Longest state message in bytes: 10,000 members with long names and adverts take about 4 MB.
 pub(crate) const SYNC_BYTES_MAX: usize = 16 << 20;
@@ -16,6 +16,8 @@ pub(crate) struct State {
     pub(crate) in_touch: bool,
     pub(crate) members: Vec<Member<MemberId>>,
     pub(crate) adverts: Vec<Advert>,
+    /// The newest events.
+    pub(crate) events: Vec<Event>,
 }
 
 impl State {
@@ -36,7 +38,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::advert::tests::advert;
+    use crate::{advert::tests::advert, event::tests::event};
 
     #[test]
     fn a_state_arrives_as_it_was_sent_and_not_with_surplus() {
@@ -45,10 +47,14 @@ mod tests {
             in_touch: true,
             members: vec![Member::alive(id)],
             adverts: vec![advert("10.0.0.1:1", 1, 1)],
+            events: vec![event(1, 1)],
         };
         let mut bytes = state.encode();
         let parsed = State::parse(&bytes).unwrap();
-        assert_eq!((parsed.members, parsed.adverts), (state.members, state.adverts));
+        assert_eq!(
+            (parsed.members, parsed.adverts, parsed.events),
+            (state.members, state.adverts, state.events)
+        );
         bytes.push(0);
         assert!(State::parse(&bytes).is_none());
     }

@@ -49,6 +49,7 @@ impl Node {
             weight: 100,
             cluster: cluster.into(),
             founds: true,
+            tags: feed::Tags::default(),
             drain_timeout: Duration::from_secs(6),
         };
         let keys = key.map(|byte| Keyring::new(Key::new([byte; KEY_BYTES])));

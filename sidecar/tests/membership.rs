@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod questions;
 mod sim;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use feed::frame::MemberState;
+use feed::{Tags, frame::MemberState};
 use sidecar::input::Input;
 use sim::{Sim, addr};
 
@@ -86,6 +87,24 @@ mod joining {
         sim.input(2, Input::Seeds(vec![addr(3)]));
         let took = sim.run_until(5 * SECOND, |sim| all_see(sim, 2));
         assert!(took < 2 * SECOND, "{took:?}");
+    }
+
+    #[test]
+    fn a_whole_cluster_that_starts_again_without_a_seed_finds_itself_by_what_it_remembers() {
+        let mut sim = Sim::new(7);
+        for n in 2..6 {
+            sim.start(n, &format!("app{n}"), "app");
+            sim.input(n, Input::Seeds(Vec::new()));
+        }
+        sim.run(5 * SECOND);
+        assert!(sim.nodes.values().all(|node| node.ready("app").is_empty()), "nobody knows anybody");
+        // One remembers a single neighbour, beside some that are no more.
+        for n in 2..6 {
+            let gone = (100..130).map(addr);
+            sim.input(n, Input::Rejoin([addr(2 + (n - 1) % 4)].into_iter().chain(gone).collect()));
+        }
+        let took = sim.run_until(30 * SECOND, |sim| all_see(sim, 4));
+        assert!(took < 15 * SECOND, "{took:?}");
     }
 
     #[test]
@@ -298,5 +317,22 @@ mod fencing {
         sim.start(2, "billing", "billing");
         sim.run_until(2 * SECOND, |sim| sim.nodes.values().all(|n| n.ready("billing").len() == 1));
         assert!(sim.nodes.values().all(|n| !n.ready("app").contains("app2")), "one address, one holder");
+    }
+}
+
+mod tags {
+    use super::*;
+
+    #[test]
+    fn changed_tags_are_in_the_members_and_tables_of_all_and_late_joiners_learn_them() {
+        let mut sim = cluster(50, 10);
+        let tags = Tags::new(["zone=a".parse().unwrap()]).unwrap();
+        sim.input(5, Input::Tags(tags.clone()));
+        let knows = |node: &sim::Node| node.tables["app"].endpoints().iter().any(|e| e.tags.include(&tags));
+        let took = sim.run_until(SECOND, |sim| sim.nodes.values().all(knows));
+        assert!(took < Duration::from_millis(250), "{took:?}");
+        sim.start(50, "late", "front");
+        sim.run_until(SECOND, |sim| sim.nodes.values().all(|n| n.tables.contains_key("app") && knows(n)));
+        assert_eq!(sim.node(50).changes.iter().filter(|m| m.tags == tags).count(), 1);
     }
 }

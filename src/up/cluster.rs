@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use feed::{
-    FromSidecar, Name, ToSidecar,
+    FromSidecar, Name, Tags, ToSidecar,
     ask::ask,
     frame::{FeedError, Wait},
 };
@@ -239,7 +239,14 @@ impl Cluster {
     /// Waits for as long as it takes; a node that does not run sees nothing and is not waited for.
     async fn wait_at(&self, at: Kind, role: &Name, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let wish = Wait { role: role.clone(), min: count, max: Some(count), visible: true };
+        let wish = Wait {
+            role: role.clone(),
+            min: count,
+            max: Some(count),
+            visible: true,
+            everywhere: false,
+            tags: Tags::default(),
+        };
         while self.pid(at).is_ok() && !self.is_paused(at) {
             if let Ok(FromSidecar::Waited { .. }) = ask_once(&self.layout.feed(at), wish.clone()).await {
                 return;

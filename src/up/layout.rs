@@ -182,6 +182,9 @@ impl Layout {
         command.arg("sidecar").args(["--role", kind.role().as_str(), "--node", kind.name().as_str()]);
         command.arg("--bind").arg(SocketAddr::new(self.ip(kind), GOSSIP_PORT).to_string());
         command.arg("--port").arg(service.port().to_string()).arg("--feed").arg(self.feed(kind));
+        // Named after the network: another cluster may have that of an earlier one of this directory.
+        let snapshot = self.dir.join(kind.name().as_str()).join(format!("snapshot-{}", self.network));
+        command.arg("--snapshot").arg(snapshot);
         if kind != Kind::Dns {
             command.arg("--join").arg(SocketAddr::new(self.ip(Kind::Dns), GOSSIP_PORT).to_string());
         }

@@ -31,7 +31,7 @@ use layout::{Layout, NODES_OF_ROLE_MAX};
 #[derive(clap::Args, Clone)]
 pub(crate) struct Dir {
     /// The local cluster's directory: sockets and logs [default: one for each user]
-    #[arg(long, value_name = "DIR", env = "CONCERTINA_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "CONCERTINA_DIR")]
     dir: Option<PathBuf>,
 }
 

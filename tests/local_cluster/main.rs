@@ -15,3 +15,4 @@ mod questions;
 mod start_order;
 mod support;
 mod tunnel;
+mod wrapped;

@@ -1,4 +1,4 @@
-//! What can be asked of a sidecar: `members`, `wait`, `monitor`, `leave`.
+//! What can be asked of a sidecar: `members`, `tags`, `wait`, `monitor`, `leave`.
 
 use std::collections::BTreeMap;
 
@@ -98,4 +98,110 @@ fn a_node_that_is_told_to_leave_leaves_and_can_come_back() {
     // It ends a moment after it has left, and the launcher notices that.
     until("appserver2 starts again", || (cluster.run("node start appserver2").code == Some(0)).then_some(()));
     assert_eq!(states(&cluster, "frontserver1")["appserver2"], "ready");
+}
+
+#[test]
+fn tags_change_while_the_node_runs_and_select_it() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    assert_eq!(cluster.order("tags --node appserver2"), "");
+    let set = cluster.order("tags --node appserver2 set zone=b disk=ssd zone=a");
+    assert_eq!(set, "disk=ssd\nzone=a\n");
+    cluster.order("wait --role appserver --tag zone=a --node proxyserver");
+    let listed = cluster.order("members --tag zone=a --tag disk=ssd --node proxyserver");
+    assert!(listed.starts_with("appserver2 ") && listed.ends_with(" disk=ssd,zone=a\n"), "{listed}");
+    let listed: Vec<Value> =
+        serde_json::from_str(&cluster.order("members --json --role appserver --node proxyserver")).unwrap();
+    assert_eq!(listed[1]["tags"], serde_json::json!({"disk": "ssd", "zone": "a"}));
+    assert!(listed[0].get("tags").is_none(), "absent where there is none: {listed:?}");
+
+    assert_eq!(cluster.order("tags delete disk never --node appserver2"), "zone=a\n");
+    let long = cluster.run(&format!("tags set a={0} b={0} --node appserver2", "v".repeat(126)));
+    assert!(long.why().contains("over 256"), "{long:?}");
+    assert_eq!(cluster.order("tags --node appserver2"), "zone=a\n");
+}
+
+#[test]
+fn an_event_is_shown_by_every_monitor_once() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    let nodes = ["dnsserver", "proxyserver", "frontserver1", "appserver1", "appserver2"];
+    let monitors = nodes.map(|node| start(&cluster, &format!("monitor --json --node {node}")));
+    for (node, monitor) in nodes.iter().zip(&monitors) {
+        until(&format!("{node} is watched"), || monitor.said().contains("appserver2").then_some(()));
+    }
+    assert!(cluster.order("event deploy v2 --node appserver1").starts_with("deploy sent, time="));
+    cluster.order("event deploy v3 --node appserver1");
+    for monitor in &monitors {
+        let events = until("both events", || {
+            let said = monitor.said();
+            let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+            let frames = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let events: Vec<Value> = frames.filter_map(|frame| frame.get("event").cloned()).collect();
+            (events.len() >= 2).then_some(events)
+        });
+        let told: Vec<_> = events.iter().map(|event| (&event["payload"], &event["origin"])).collect();
+        let origin = Value::from("appserver1");
+        assert_eq!(told, [(&"v2".into(), &origin), (&"v3".into(), &origin)]);
+    }
+    let long = cluster.run(&format!("event deploy {} --node appserver1", "x".repeat(513)));
+    assert!(long.why().contains("513 bytes, over 512"), "{long:?}");
+}
+
+#[test]
+fn a_query_prints_each_answer_and_how_many_of_how_many() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    let said = cluster.order("query ping --node dnsserver");
+    assert!(said.ends_with("\n5 of 5 answered\n") && said.lines().count() == 6, "{said}");
+    let said = cluster.order("query version --role appserver --json --node dnsserver");
+    let version = format!("\"payload\":\"{}\"}}}}", env!("CARGO_PKG_VERSION"));
+    assert!(said.lines().take(2).all(|line| line.ends_with(&version)), "{said}");
+    assert!(said.ends_with("{\"answered\":{\"answered\":2,\"asked\":2}}\n"), "{said}");
+
+    cluster.order("node pause appserver2");
+    let silent = cluster.run("query ping --to appserver2 --timeout 50ms --node dnsserver");
+    assert_eq!((silent.code, silent.stdout.as_str()), (Some(1), "0 of 1 answered\n"), "{silent:?}");
+    let unknown = cluster.run("query status --to appserver1 --node dnsserver");
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    assert!(unknown.stdout.contains("error: nothing here answers status\n0 of 1 answered\n"), "{unknown:?}");
+}
+
+#[test]
+fn a_lost_node_is_explained_and_forgotten_on_demand() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    let explained = cluster.order("explain appserver2 --node frontserver1");
+    assert!(explained.starts_with("appserver2 is ready to frontserver1, since "), "{explained}");
+    for part in ["role appserver, port 8080", "advert version ", "lifeline from here"] {
+        assert!(explained.contains(part), "{explained}");
+    }
+    cluster.order("node kill appserver2");
+    until("appserver2 has failed", || {
+        let json = cluster.order("explain appserver2 --json --node frontserver1");
+        let explained: Value = serde_json::from_str(&json).unwrap();
+        (explained["member"]["state"] == "failed").then_some(())
+    });
+    let forgotten = cluster.order("force-leave appserver2 --node dnsserver");
+    assert_eq!(forgotten, "appserver2 is forgotten as left, was failed\n");
+    until("appserver2 has left", || {
+        let explained = cluster.order("explain appserver2 --node frontserver1");
+        explained
+            .contains("appserver2 is left")
+            .then(|| assert!(explained.contains("an operator"), "{explained}"))
+    });
+    let unknown = cluster.run("explain appserver3 --node dnsserver");
+    assert!(unknown.why().contains("no member appserver3"), "{unknown:?}");
+}
+
+#[test]
+fn a_wish_is_visible_when_every_consumer_in_the_cluster_acts_on_it() {
+    let cluster = Cluster::up(&["--front", "2"]);
+    // Asked of a node whose own consumer is none of them.
+    let mut waiting = start(&cluster, "wait --role appserver --min 2 --visible --node appserver1");
+    cluster.order("scale app=2");
+    assert_eq!(waiting.ended().code(), Some(0), "{}", waiting.said());
+    assert!(waiting.said().starts_with("appserver ready after "), "{}", waiting.said());
+    // A front whose process is stopped confirms nothing.
+    cluster.order("node pause frontserver2");
+    let over = cluster.run("wait --role appserver --min 2 --visible --timeout 300ms --node appserver1");
+    assert!(over.why().contains("300ms"), "{over:?}");
+    cluster.order("node resume frontserver2");
+    cluster.order("wait --role appserver --min 2 --visible --node appserver1");
 }

@@ -131,6 +131,7 @@ pub(crate) fn ready(instance: u64, addr: SocketAddr) -> Endpoint {
         weight: 100,
         since: 0.0,
         gossip_port: 0,
+        tags: feed::Tags::default(),
     }
 }
 

@@ -145,6 +145,7 @@ pub(crate) fn endpoint(node: &str, addr: &str) -> Endpoint {
         weight: 100,
         since: 1.5,
         gossip_port: 7946,
+        tags: feed::Tags::default(),
     }
 }
 

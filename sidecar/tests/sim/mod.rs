@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use feed::{Name, RoleTable, frame::Member};
+use feed::{FromSidecar, Name, RoleTable, Tags, event::UserEvent, frame::Member};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sidecar::{
     advert::Follows,
@@ -15,6 +15,7 @@ use sidecar::{
     member_id::MemberId,
     membership::{Config, Membership},
     packet::DATAGRAM_BYTES_MAX,
+    query::{Asked, QueryId},
     seal::SEAL_BYTES,
 };
 
@@ -39,6 +40,15 @@ pub(crate) struct Node {
     /// The apps that it listed when it first called its picture complete.
     pub(crate) knew: BTreeSet<String>,
     frozen: bool,
+    pub(crate) events: Vec<UserEvent>,
+    /// What its askers were told.
+    pub(crate) replies: Vec<FromSidecar>,
+    /// Queries that wait for an outcome.
+    pub(crate) asked: Vec<(QueryId, Asked)>,
+    /// So many it was given.
+    pub(crate) worked_on: usize,
+    pub(crate) at: u8,
+    pub(crate) name: String,
 }
 
 impl Node {
@@ -92,6 +102,7 @@ impl Sim {
             },
             port: 8080,
             weight: 100,
+            tags: Tags::default(),
             cluster: "default".into(),
             founds: at == 1,
             drain_timeout: Duration::from_secs(6),
@@ -106,6 +117,12 @@ impl Sim {
             in_touch: false,
             knew: BTreeSet::new(),
             frozen: false,
+            events: Vec::new(),
+            replies: Vec::new(),
+            asked: Vec::new(),
+            worked_on: 0,
+            at,
+            name: name.to_owned(),
         };
         self.nodes.insert(addr(at), node);
         if at != 1 {
@@ -116,6 +133,15 @@ impl Sim {
 
     pub(crate) fn node(&self, at: u8) -> &Node {
         &self.nodes[&addr(at)]
+    }
+
+    /// The queries that the node has not answered.
+    pub(crate) fn take_asked(&mut self, at: u8) -> Vec<(QueryId, Asked)> {
+        std::mem::take(&mut self.nodes.get_mut(&addr(at)).unwrap().asked)
+    }
+
+    pub(crate) fn keep_asked(&mut self, at: u8, id: QueryId, asked: Asked) {
+        self.nodes.get_mut(&addr(at)).unwrap().asked.push((id, asked));
     }
 
     /// Ends a node without a word.
@@ -244,6 +270,12 @@ impl Sim {
                 Effect::InTouch => {
                     node.in_touch = true;
                     node.knew = node.ready("app");
+                }
+                Effect::Reply { frame, .. } => node.replies.push(frame),
+                Effect::Event(event) => node.events.push(event),
+                Effect::Asked { id, asked } => {
+                    node.worked_on += 1;
+                    node.asked.push((id, asked));
                 }
                 Effect::Change(member) => node.changes.push(member),
                 Effect::Drained { after, held_up_by } => node.drained = Some((after, held_up_by)),

@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod dns;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod network;
 pub(crate) mod place;
 pub(crate) mod program;
 pub(crate) mod turns;

@@ -1,24 +1,39 @@
-//! Questions to a sidecar: `members`, `monitor`, `wait`, `stats`, `leave`.
+//! Questions to a sidecar: `members`, `tags`, `event`, `query`, `monitor`, `wait`, `stats`, `leave`,
+//! `force-leave`, `explain`.
+
+mod events;
+mod explain;
+mod tags;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use feed::{
-    FromSidecar, Name, ToSidecar,
+    FromSidecar, Name, Tag, Tags, ToSidecar,
     ask::{Answers, ask},
     frame::{Member, Wait},
 };
 
 use crate::up;
 
+pub(crate) use events::{EventArgs, QueryArgs, event, query};
+pub(crate) use explain::{ExplainArgs, ForceLeaveArgs, explain, force_leave};
+pub(crate) use tags::{TagsArgs, tags};
+
 /// Which sidecar to ask.
 #[derive(clap::Args)]
 pub(crate) struct Target {
     /// The sidecar's feed socket
-    #[arg(long, value_name = "PATH", env = "CONCERTINA_FEED", default_value = "/run/concertina/feed.sock")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "CONCERTINA_FEED",
+        default_value = "/run/concertina/feed.sock"
+    )]
     feed: PathBuf,
     /// Ask this node of the local cluster instead
-    #[arg(long, value_name = "NAME", conflicts_with = "feed")]
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "feed")]
     node: Option<Name>,
     #[command(flatten)]
     dir: up::Dir,
@@ -44,6 +59,9 @@ pub(crate) struct MembersArgs {
     /// Only this role
     #[arg(long)]
     role: Option<Name>,
+    /// Only those with this tag; may be repeated
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Tag>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -52,7 +70,8 @@ pub(crate) struct MembersArgs {
 }
 
 pub(crate) async fn members(args: MembersArgs) -> anyhow::Result<()> {
-    let mut answers = args.target.ask(ToSidecar::Members { role: args.role }).await?;
+    let question = ToSidecar::Members { role: args.role, tags: Tags::new(args.tags)? };
+    let mut answers = args.target.ask(question).await?;
     let FromSidecar::Members(members) = answers.next().await? else {
         bail!("the sidecar answered something else than members");
     };
@@ -65,12 +84,17 @@ pub(crate) async fn members(args: MembersArgs) -> anyhow::Result<()> {
 }
 
 fn print_member(member: &Member) {
-    let Member { name, role, addr, port, state, .. } = member;
-    println!("{:<20} {:<22} {:<9} role={role} port={port}", name.as_str(), addr.to_string(), state.as_str());
+    let Member { name, role, addr, port, state, tags, .. } = member;
+    let (name, addr, state) = (name.as_str(), addr.to_string(), state.as_str());
+    let tags = if tags.is_empty() { String::new() } else { format!(" {tags}") };
+    println!("{name:<20} {addr:<22} {state:<9} role={role} port={port}{tags}");
 }
 
 #[derive(clap::Args)]
 pub(crate) struct MonitorArgs {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -78,8 +102,12 @@ pub(crate) struct MonitorArgs {
 pub(crate) async fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
     let mut answers = args.target.ask(ToSidecar::Monitor {}).await?;
     loop {
-        if let FromSidecar::Change(member) = answers.next().await? {
-            print_member(&member);
+        let frame = answers.next().await?;
+        match frame {
+            frame if args.json => println!("{}", serde_json::to_string(&frame)?),
+            FromSidecar::Change(member) => print_member(&member),
+            FromSidecar::Event(event) => events::print_event(&event),
+            _ => {}
         }
     }
 }
@@ -95,7 +123,10 @@ pub(crate) struct WaitArgs {
     /// At most so many ready endpoints, and none draining
     #[arg(long)]
     max: Option<u32>,
-    /// And a consumer of that sidecar acts on it
+    /// Only endpoints with this tag count; may be repeated
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Tag>,
+    /// And every live consumer of the role in the cluster acts on it, of which there is at least one
     #[arg(long)]
     visible: bool,
     /// Give up after this time
@@ -106,7 +137,15 @@ pub(crate) struct WaitArgs {
 }
 
 pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<ExitCode> {
-    let wish = Wait { role: args.role.clone(), min: args.min, max: args.max, visible: args.visible };
+    let tags = Tags::new(args.tags)?;
+    let wish = Wait {
+        role: args.role.clone(),
+        min: args.min,
+        max: args.max,
+        visible: false,
+        everywhere: args.visible,
+        tags,
+    };
     let waited = async {
         let mut answers = args.target.ask(ToSidecar::Wait(wish)).await?;
         Ok::<_, anyhow::Error>(answers.next().await?)

@@ -1,0 +1,162 @@
+//! What a node remembers of each name: the member's last state, since when, and by what evidence.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use feed::{
+    Name,
+    explain::Evidence,
+    frame::{Member, MemberState},
+};
+
+use crate::lifeline::Peer;
+
+/// Members remembered after they have gone; the one that has been gone for longest is forgotten first.
+pub(crate) const GONE_MAX: usize = 1024;
+/// Most processes remembered as forced to leave: an order is carried out within moments.
+const FORCED_MAX: usize = 256;
+
+/// One name's last state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Story {
+    pub(crate) member: Member,
+    pub(crate) since: Duration,
+    pub(crate) evidence: Evidence,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Stories {
+    by_name: BTreeMap<Name, Story>,
+    /// How it was learned that they are down; taken when the picture loses them.
+    downs: BTreeMap<Peer, Evidence>,
+    /// Processes that an operator had forgotten.
+    forced: BTreeSet<Peer>,
+    /// When the members last sent a gossip datagram.
+    heard: BTreeMap<SocketAddr, Option<Duration>>,
+}
+
+fn peer(member: &Member) -> Peer {
+    Peer { addr: member.addr, instance: member.instance }
+}
+
+fn is_gone(member: &Member) -> bool {
+    matches!(member.state, MemberState::Left | MemberState::Failed)
+}
+
+impl Stories {
+    pub(crate) fn of(&self, name: &Name) -> Option<&Story> {
+        self.by_name.get(name)
+    }
+
+    /// Notes why a process counts as down; the first reason stays.
+    pub(crate) fn note_down(&mut self, peer: Peer, evidence: Evidence) {
+        self.downs.entry(peer).or_insert(evidence);
+    }
+
+    /// Notes that a process was forced to leave.
+    pub(crate) fn note_forced(&mut self, peer: Peer) {
+        self.forced.insert(peer);
+        if self.forced.len() > FORCED_MAX {
+            self.forced.pop_first();
+        }
+    }
+
+    /// Notes a gossip datagram. Who is no member is not remembered: the address is a stranger's word.
+    pub(crate) fn note_heard(&mut self, addr: SocketAddr, now: Duration) {
+        if let Some(heard) = self.heard.get_mut(&addr) {
+            *heard = Some(now);
+        }
+    }
+
+    /// When this address last sent a datagram.
+    pub(crate) fn heard(&self, addr: SocketAddr) -> Option<Duration> {
+        self.heard.get(&addr).copied().flatten()
+    }
+
+    /// Takes a change of the picture; gives it back as it is to be told. `advertised` is how the member's advert came.
+    pub(crate) fn apply_change(&mut self, mut change: Member, advertised: Evidence, now: Duration) -> Member {
+        let peer = peer(&change);
+        let evidence = match change.state {
+            MemberState::Joining | MemberState::Ready | MemberState::Draining => {
+                // It is there again, whatever was ordered.
+                self.forced.remove(&peer);
+                advertised
+            }
+            MemberState::Left if !self.forced.contains(&peer) => advertised,
+            MemberState::Left | MemberState::Failed if self.forced.contains(&peer) => {
+                change.state = MemberState::Left;
+                Evidence::ForceLeave
+            }
+            MemberState::Left | MemberState::Failed => self.downs.get(&peer).copied().unwrap_or(advertised),
+        };
+        let story = Story { member: change.clone(), since: now, evidence };
+        self.by_name.insert(change.name.clone(), story);
+        change
+    }
+
+    /// A failed member that was forced to leave has left now; none if it had not failed.
+    pub(crate) fn forget_failed(&mut self, name: &Name, peer_left: Peer, now: Duration) -> Option<Member> {
+        let story = self.by_name.get_mut(name)?;
+        let is_it = peer(&story.member) == peer_left && story.member.state == MemberState::Failed;
+        is_it.then(|| {
+            story.member.state = MemberState::Left;
+            (story.since, story.evidence) = (now, Evidence::ForceLeave);
+            story.member.clone()
+        })
+    }
+
+    /// Forgets what no member needs any more.
+    pub(crate) fn settle(&mut self, members: impl Iterator<Item = SocketAddr>) {
+        let mut before = std::mem::take(&mut self.heard);
+        self.heard = members.map(|addr| (addr, before.remove(&addr).flatten())).collect();
+        self.downs.clear();
+        let gone = || self.by_name.values().filter(|story| is_gone(&story.member));
+        if gone().count() > GONE_MAX {
+            let oldest = gone().min_by_key(|story| story.since).map(|story| story.member.name.clone());
+            oldest.map(|name| self.by_name.remove(&name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use feed::Tags;
+
+    use super::*;
+
+    fn member(n: usize, state: MemberState) -> Member {
+        let addr = "10.0.0.1:7946".parse().unwrap();
+        let (name, role) = (format!("n{n}").parse().unwrap(), "app".parse().unwrap());
+        Member { name, role, addr, port: 0, state, instance: 1, tags: Tags::default() }
+    }
+
+    #[test]
+    fn the_gone_are_remembered_up_to_the_limit() {
+        let mut stories = Stories::default();
+        for n in 0..=GONE_MAX {
+            let now = Duration::from_secs(n as u64);
+            stories.apply_change(member(n, MemberState::Failed), Evidence::Gossip, now);
+            stories.settle([].into_iter());
+            let first = stories.of(&"n0".parse().unwrap());
+            assert_eq!(first.is_some(), n < GONE_MAX, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_forced_process_counts_as_left_until_it_is_there_again() {
+        let mut stories = Stories::default();
+        let failed = member(1, MemberState::Failed);
+        stories.note_forced(peer(&failed));
+        let told = stories.apply_change(failed.clone(), Evidence::Gossip, Duration::ZERO);
+        assert_eq!(told.state, MemberState::Left);
+        stories.apply_change(member(1, MemberState::Ready), Evidence::Announcement, Duration::ZERO);
+        stories.note_down(peer(&failed), Evidence::Lifeline);
+        let told = stories.apply_change(failed, Evidence::Gossip, Duration::ZERO);
+        assert_eq!(told.state, MemberState::Failed);
+        assert_eq!(stories.of(&told.name).unwrap().evidence, Evidence::Lifeline);
+    }
+}

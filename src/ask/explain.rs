@@ -1,0 +1,116 @@
+//! `concertina explain` and `concertina force-leave`: what a node believes of a member, and how to change that.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::bail;
+use feed::{
+    FromSidecar, Name, ToSidecar,
+    explain::{Evidence, Explanation},
+};
+
+use super::Target;
+
+#[derive(clap::Args)]
+pub(crate) struct ForceLeaveArgs {
+    /// The member
+    name: Name,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Has a member forgotten as left.
+pub(crate) async fn force_leave(args: ForceLeaveArgs) -> anyhow::Result<()> {
+    let question = ToSidecar::ForceLeave { name: args.name };
+    let FromSidecar::Forgotten { name, was } = args.target.ask(question).await?.next().await? else {
+        bail!("the sidecar answered something else than that the member is forgotten");
+    };
+    println!("{name} is forgotten as left, was {}", was.as_str());
+    Ok(())
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// The member
+    name: Name,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Prints what the sidecar knows of a member and why.
+pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
+    let question = ToSidecar::Explain { name: args.name };
+    let FromSidecar::Explained(explanation) = args.target.ask(question).await?.next().await? else {
+        bail!("the sidecar answered something else than an explanation");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&explanation)?);
+    } else {
+        print_explanation(&explanation);
+    }
+    Ok(())
+}
+
+fn print_explanation(explanation: &Explanation) {
+    let Explanation { by, member, since_ms, evidence, advert, heard_ms_ago, lifeline, twins, drain } =
+        explanation;
+    let (name, state, instance) = (&member.name, member.state.as_str(), member.instance);
+    println!("{name} is {state} to {by}, since {}: {}", ago(*since_ms), words(*evidence));
+    println!(
+        "  gossip {}, role {}, port {}, instance {instance}, started {}",
+        member.addr,
+        member.role,
+        member.port,
+        ago(instance)
+    );
+    if !member.tags.is_empty() {
+        println!("  tags {}", member.tags);
+    }
+    match advert {
+        None => println!("  no advert"),
+        Some(advert) => {
+            let relay = advert.relay.map(|relay| format!(" by {relay}")).unwrap_or_default();
+            println!("  advert version {}: {}{relay}", advert.version, words(advert.via));
+        }
+    }
+    match heard_ms_ago {
+        Some(ms) => println!("  last datagram {ms} ms ago"),
+        None => println!("  no datagram from it"),
+    }
+    println!("  {}", if *lifeline { "held by a lifeline from here" } else { "no lifeline from here" });
+    for twin in twins {
+        println!(
+            "  fenced: {} claims the name too, instance {}, and started earlier",
+            twin.addr, twin.instance
+        );
+    }
+    if let Some(drain) = drain {
+        match drain.in_flight {
+            Some(count) => println!("  draining: {count} in flight from here"),
+            None => println!("  draining: nothing reported from here"),
+        }
+        for name in &drain.held_up_by {
+            println!("  draining: waits for {name}");
+        }
+    }
+}
+
+fn words(evidence: Evidence) -> &'static str {
+    match evidence {
+        Evidence::Itself => "it is this node",
+        Evidence::Announcement => "it said so itself",
+        Evidence::Gossip => "another member passed it on",
+        Evidence::Sync => "learned from another's whole state",
+        Evidence::Lifeline => "its lifeline ended and it accepts no connection",
+        Evidence::Probe => "it answered no probe",
+        Evidence::ForceLeave => "an operator had it forgotten",
+    }
+}
+
+fn ago(unix_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let passed = now.saturating_sub(Duration::from_millis(unix_ms));
+    format!("{}.{:03} s ago", passed.as_secs(), passed.subsec_millis())
+}
