@@ -67,6 +67,9 @@ fn script(shape: &Shape) -> String {
     if shape.close {
         settings += "wrk.headers[\"Connection\"] = \"close\"\n";
     }
+    if shape.pause_ms > 0 {
+        settings += &format!("function delay() return {} end\n", shape.pause_ms);
+    }
     settings + REPORT_SCRIPT
 }
 
@@ -133,6 +136,7 @@ mod tests {
     #[test]
     fn a_script_sets_what_the_load_needs_and_nothing_else() {
         assert_eq!(script(&Load::Small.shape()), REPORT_SCRIPT);
+        assert!(script(&Load::Half.shape()).contains("function delay() return 2 end"));
         assert!(script(&Load::Post16k.shape()).contains("string.rep(\"x\", 16384)"));
         assert!(script(&Load::Close.shape()).contains("\"Connection\"] = \"close\""));
         assert!(!REPORT_SCRIPT.contains("function request"));

@@ -11,8 +11,6 @@
 //! While relaying, request and response move independently: a response may come, and end, before its request has.
 
 use std::{
-    io,
-    net::SocketAddr,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -131,13 +129,13 @@ pub(crate) struct Exchange {
     pub(super) upstream: Option<Socket>,
     pub(super) lease: Option<Lease>,
     /// Its place among those that wait for an upstream.
-    ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
     /// The connections of the pool are not to be trusted for this one.
-    needs_fresh: bool,
+    pub(super) needs_fresh: bool,
     /// An upstream had it before, perhaps.
-    is_repeated: bool,
-    attempts: u8,
-    failed: [u64; ATTEMPTS_COUNT_MAX as usize],
+    pub(super) is_repeated: bool,
+    pub(super) attempts: u8,
+    pub(super) failed: [u64; ATTEMPTS_COUNT_MAX as usize],
     lingered_bytes: usize,
     /// What the access log is to know; none without one.
     pub(super) record: Option<Record>,
@@ -218,7 +216,7 @@ impl Exchange {
         self.next();
     }
 
-    fn drop_upstream(&mut self, worker: &Worker) {
+    pub(super) fn drop_upstream(&mut self, worker: &Worker) {
         self.upstream = None;
         self.lease = None;
         self.ticket = None;
@@ -250,72 +248,6 @@ impl Exchange {
         !request.body.is_done() && is_flushed && !request.is_cut
     }
 
-    /// Chooses an upstream and a connection to it, or waits for one.
-    fn poll_pick(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
-        let wanted = (&self.failed[..usize::from(self.attempts)], self.request.key(session));
-        match session.worker.poll_lease(context, session.role, wanted, &mut self.ticket) {
-            Poll::Ready(Ok(lease)) => Poll::Ready(self.use_lease(lease, context, session)),
-            Poll::Ready(Err(refusal)) => Poll::Ready(self.refuse(refusal, session)),
-            Poll::Pending => self.poll_client_gone(context, session),
-        }
-    }
-
-    fn use_lease(&mut self, lease: Lease, context: &mut Context<'_>, session: &Session) -> Step {
-        let worker = &session.worker;
-        if !self.needs_fresh
-            && let Some(stream) = lease.upstream.pool.take(context)
-        {
-            self.upstream = Some(stream);
-            self.lease = Some(lease);
-            return Step::Relay;
-        }
-        worker.stats.connects.add(1);
-        let connecting = start_connect(lease.upstream.endpoint.addr);
-        self.lease = Some(lease);
-        match connecting {
-            Ok(stream) => {
-                self.upstream = Some(stream);
-                Step::Connect
-            }
-            Err(_) => self.handle_failure(AttemptFailure::Connect, session),
-        }
-    }
-
-    fn poll_connect(&mut self, context: &mut Context<'_>, session: &Session) -> Poll<Step> {
-        let Some(upstream) = &mut self.upstream else { return Poll::Ready(Step::Pick) };
-        let is_ready = ready!(upstream.poll_send_ready(context)).is_ok();
-        let error = upstream.options().map(|options| options.take_error());
-        Poll::Ready(match error {
-            Some(Ok(None)) if is_ready => Step::Relay,
-            _ => self.handle_failure(AttemptFailure::Connect, session),
-        })
-    }
-
-    /// An attempt failed before the first byte of a response: another one, if that is safe.
-    fn handle_failure(&mut self, failure: AttemptFailure, session: &Session) -> Step {
-        let worker = &session.worker;
-        let nothing_sent = failure != AttemptFailure::Closed;
-        if let Some(lease) = &self.lease {
-            worker.note_failure(session.role, lease, failure);
-            self.failed[usize::from(self.attempts)] = lease.upstream.endpoint.instance;
-        }
-        self.attempts += 1;
-        self.drop_upstream(worker);
-        // RFC 9110 9.2.2: what is not idempotent is not sent twice, unless it is known that the first was never received; and
-        // what is, not thrice.
-        let is_whole = self.request.body.is_done() && !self.request.is_streamed;
-        let is_safe = nothing_sent || (is_whole && self.method().is_repeatable() && !self.is_repeated);
-        if !is_safe || self.attempts == ATTEMPTS_COUNT_MAX || !worker.take_retry(session.role) {
-            return self.refuse(failure.refusal(), session);
-        }
-        self.request.pieces.rewind();
-        self.request.is_cut = false;
-        self.is_repeated |= !nothing_sent;
-        // Where one connection of a pool was dead, the others may be: the upstream has just gone.
-        self.needs_fresh = true;
-        Step::Pick
-    }
-
     fn poll_relay(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
         let was_tunnel = self.is_tunnel();
         let request = self.poll_request(context, session);
@@ -338,7 +270,11 @@ impl Exchange {
     }
 
     /// Notices a client that goes away while its answer is pending, and takes in what it sends of its next requests.
-    fn poll_client_gone(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
+    pub(super) fn poll_client_gone(
+        &mut self,
+        context: &mut Context<'_>,
+        session: &mut Session,
+    ) -> Poll<Step> {
         let Some(buffer) = &mut self.request.buffer else { return Poll::Pending };
         if !session.client.is_watched() && session.deadline.now_ms() == session.since_ms {
             // Its answer will hardly take longer than a tick: to watch it until then costs more than it tells.
@@ -453,21 +389,5 @@ impl Exchange {
             Stage::Relay => self.refuse(Refusal::ResponseTimeout, session),
             Stage::Refuse | Stage::Linger => Step::End(Outcome::Close),
         }
-    }
-}
-
-/// Begins to connect; the socket becomes writable when that is done, well or badly.
-pub(super) fn start_connect(addr: SocketAddr) -> io::Result<Socket> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(addr),
-        socket2::Type::STREAM.nonblocking(),
-        Some(socket2::Protocol::TCP),
-    )?;
-    socket.set_tcp_nodelay(true)?;
-    match socket.connect(&addr.into()) {
-        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
-            Err(error)
-        }
-        _ => Ok(Socket::unwatched(socket.into())),
     }
 }

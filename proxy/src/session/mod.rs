@@ -1,5 +1,6 @@
 //! A client's connection: what happens on it from its first byte to its last.
 
+mod attempt;
 pub(crate) mod exchange;
 pub(crate) mod http;
 mod request;

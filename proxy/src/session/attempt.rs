@@ -1,0 +1,97 @@
+//! Attempts: an upstream, a connection to it, and what is done when either fails before the first byte of a response.
+
+use std::{
+    io,
+    net::SocketAddr,
+    task::{Context, Poll, ready},
+};
+
+use super::{
+    exchange::{Exchange, Step},
+    http::Session,
+};
+use crate::{error::AttemptFailure, limits::ATTEMPTS_COUNT_MAX, socket::Socket, upstream::Lease};
+
+impl Exchange {
+    /// Chooses an upstream and a connection to it, or waits for one.
+    pub(super) fn poll_pick(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
+        let wanted = (&self.failed[..usize::from(self.attempts)], self.request.key(session));
+        match session.worker.poll_lease(context, session.role, wanted, &mut self.ticket) {
+            Poll::Ready(Ok(lease)) => Poll::Ready(self.use_lease(lease, context, session)),
+            Poll::Ready(Err(refusal)) => Poll::Ready(self.refuse(refusal, session)),
+            Poll::Pending => self.poll_client_gone(context, session),
+        }
+    }
+
+    fn use_lease(&mut self, lease: Lease, context: &mut Context<'_>, session: &Session) -> Step {
+        let worker = &session.worker;
+        if !self.needs_fresh
+            && let Some(stream) = lease.upstream.pool.take(context)
+        {
+            self.upstream = Some(stream);
+            self.lease = Some(lease);
+            return Step::Relay;
+        }
+        worker.stats.connects.add(1);
+        let connecting = start_connect(lease.upstream.endpoint.addr);
+        self.lease = Some(lease);
+        match connecting {
+            Ok(stream) => {
+                self.upstream = Some(stream);
+                Step::Connect
+            }
+            Err(_) => self.handle_failure(AttemptFailure::Connect, session),
+        }
+    }
+
+    pub(super) fn poll_connect(&mut self, context: &mut Context<'_>, session: &Session) -> Poll<Step> {
+        let Some(upstream) = &mut self.upstream else { return Poll::Ready(Step::Pick) };
+        let is_ready = ready!(upstream.poll_send_ready(context)).is_ok();
+        let error = upstream.options().map(|options| options.take_error());
+        Poll::Ready(match error {
+            Some(Ok(None)) if is_ready => Step::Relay,
+            _ => self.handle_failure(AttemptFailure::Connect, session),
+        })
+    }
+
+    /// An attempt failed before the first byte of a response: another one, if that is safe.
+    pub(super) fn handle_failure(&mut self, failure: AttemptFailure, session: &Session) -> Step {
+        let worker = &session.worker;
+        let nothing_sent = failure != AttemptFailure::Closed;
+        if let Some(lease) = &self.lease {
+            worker.note_failure(session.role, lease, failure);
+            self.failed[usize::from(self.attempts)] = lease.upstream.endpoint.instance;
+        }
+        self.attempts += 1;
+        self.drop_upstream(worker);
+        // RFC 9110 9.2.2: what is not idempotent is not sent twice, unless it is known that the first was never received; and
+        // what is, not thrice.
+        let is_whole = self.request.body.is_done() && !self.request.is_streamed;
+        let is_safe = nothing_sent || (is_whole && self.method().is_repeatable() && !self.is_repeated);
+        if !is_safe || self.attempts == ATTEMPTS_COUNT_MAX || !worker.take_retry(session.role) {
+            return self.refuse(failure.refusal(), session);
+        }
+        self.request.pieces.rewind();
+        self.request.is_cut = false;
+        self.is_repeated |= !nothing_sent;
+        // Where one connection of a pool was dead, the others may be: the upstream has just gone.
+        self.needs_fresh = true;
+        Step::Pick
+    }
+}
+
+/// Begins to connect; the socket becomes writable when that is done, well or badly.
+fn start_connect(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(addr),
+        socket2::Type::STREAM.nonblocking(),
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&addr.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            Err(error)
+        }
+        _ => Ok(Socket::unwatched(socket.into())),
+    }
+}
