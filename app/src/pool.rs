@@ -34,6 +34,8 @@ pub(crate) struct App<C> {
     pub(crate) addr: SocketAddr,
     /// Its share of the choices beside others; 0 while it is not to be chosen.
     share: Cell<u16>,
+    /// It is a last resort: it failed, by what its sidecar heard.
+    is_suspect: Cell<bool>,
     in_flight: Cell<u32>,
     ejected_until: Cell<Option<Instant>>,
     idle: RefCell<Vec<C>>,
@@ -58,6 +60,7 @@ impl<C> Pool<C> {
         for endpoint in table.endpoints() {
             let app = self.0.entry((endpoint.instance, endpoint.addr)).or_insert_with(|| App::new(endpoint));
             app.share.set(share(endpoint));
+            app.is_suspect.set(endpoint.state == EndpointState::Suspect);
         }
         self.0.retain(|_, app| {
             if app.share.get() == 0 {
@@ -74,10 +77,11 @@ impl<C> Pool<C> {
     }
 
     /// Chooses an app that was not tried yet: of two drawn by weight the one with fewer requests under way, of
-    /// equals the first drawn. Ejected apps count only when there is no other.
+    /// equals the first drawn. Ejected and suspect apps count only when there is no other.
     pub(crate) fn choose(&self, tried: &[Rc<App<C>>], now: Instant, rng: &mut impl Rng) -> Option<Lease<C>> {
         let untried = self.0.values().filter(|app| !tried.iter().any(|t| Rc::ptr_eq(t, app)));
-        let (ejected, healthy): (Vec<_>, Vec<_>) = untried.partition(|app| app.is_ejected(now));
+        let (ejected, healthy): (Vec<_>, Vec<_>) =
+            untried.partition(|app| app.is_suspect.get() || app.is_ejected(now));
         let mut candidates = if healthy.iter().any(|app| app.share.get() > 0) { healthy } else { ejected };
         let first = draw(&mut candidates, rng)?;
         let chosen = match draw(&mut candidates, rng) {
@@ -92,8 +96,8 @@ impl<C> Pool<C> {
 /// What a ready endpoint with a port has as weight; an endpoint that takes no work has nothing.
 fn share(endpoint: &Endpoint) -> u16 {
     match endpoint.state {
-        EndpointState::Ready if endpoint.addr.port() != 0 => endpoint.weight,
-        EndpointState::Ready | EndpointState::Draining => 0,
+        EndpointState::Ready | EndpointState::Suspect if endpoint.addr.port() != 0 => endpoint.weight,
+        EndpointState::Ready | EndpointState::Suspect | EndpointState::Draining => 0,
     }
 }
 
@@ -116,6 +120,7 @@ impl<C> App<C> {
             node: endpoint.node.clone(),
             addr: endpoint.addr,
             share: Cell::new(0),
+            is_suspect: Cell::new(false),
             in_flight: Cell::new(0),
             ejected_until: Cell::new(None),
             idle: RefCell::default(),

@@ -184,6 +184,7 @@ fn txt(node: &Node) -> TXT {
     let state = match node.endpoint.state {
         EndpointState::Ready => "ready",
         EndpointState::Draining => "draining",
+        EndpointState::Suspect => "suspect",
     };
     let own = [
         format!("role={}", node.role),

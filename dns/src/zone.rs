@@ -93,7 +93,8 @@ impl Zone {
     /// The snapshot of these tables.
     ///
     /// A name, and an address, belongs to the newest instance that claims it: an older one is what a restarted
-    /// node has left behind. What is draining is left out, since an answer is an invitation to begin something.
+    /// node has left behind. What is draining is left out, since an answer is an invitation to begin something; suspects stand in
+    /// where nobody of their role is ready.
     pub fn new<'t>(
         settings: Settings,
         server: Option<Name>,
@@ -105,13 +106,19 @@ impl Zone {
             let instance = newest.entry(&endpoint.node).or_default();
             *instance = endpoint.instance.max(*instance);
         }
-        let serves =
-            |e: &Endpoint| e.state == EndpointState::Ready && newest.get(&e.node) == Some(&e.instance);
+        let is_newest = |e: &Endpoint| newest.get(&e.node) == Some(&e.instance);
         let mut roles: HashMap<Name, Role> = HashMap::new();
         let mut nodes: HashMap<Name, Node> = HashMap::new();
         let mut by_ip: HashMap<IpAddr, Name> = HashMap::new();
         for table in tables {
-            let endpoints: Vec<Endpoint> = table.endpoints().iter().filter(|e| serves(e)).cloned().collect();
+            let serves = |state| {
+                let served = table.endpoints().iter().filter(move |e| e.state == state);
+                served.filter(|e| is_newest(e)).cloned().collect::<Vec<Endpoint>>()
+            };
+            let mut endpoints = serves(EndpointState::Ready);
+            if endpoints.is_empty() {
+                endpoints = serves(EndpointState::Suspect);
+            }
             for endpoint in &endpoints {
                 let ip = endpoint.addr.ip().to_canonical();
                 let node = Node { role: table.role().clone(), endpoint: endpoint.clone(), ip };

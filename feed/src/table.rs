@@ -18,6 +18,8 @@ pub enum EndpointState {
     Ready,
     /// Give it nothing new, let it finish, and report how much is still in flight.
     Draining,
+    /// It vanished without having left, which may be the network's fault: use it only where nobody is ready.
+    Suspect,
 }
 
 /// One process that serves a role.

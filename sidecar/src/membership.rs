@@ -64,6 +64,11 @@ const FOUNDING_PERIOD: Duration = Duration::from_secs(1);
 const FAREWELLS: u32 = 4;
 const FAREWELL_PERIOD: Duration = Duration::from_millis(25);
 
+/// A node whose timers come later than this was not running: starved, frozen, or on a machine that slept.
+const STALL_MIN: Duration = Duration::from_millis(100);
+/// How long it then listens before it goes on: the answers that came meanwhile are still in its socket.
+const STALL_GRACE: Duration = Duration::from_millis(50);
+
 /// What a node is and knows when it starts.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -436,6 +441,7 @@ impl Membership {
     /// Everything that follows from an input or from time: timers, periodic work, the new picture, packets.
     fn advance(&mut self, now: Duration) {
         self.drain_runtime(now);
+        self.forgive_stall(now);
         while let Some(timer) = self.timers.poll_due(now) {
             self.cause = Evidence::Probe;
             let outcome = self.foca.handle_timer(timer, &mut self.runtime);
@@ -466,8 +472,19 @@ impl Membership {
         self.drain_runtime(now);
     }
 
+    /// Time in which this node did not run does not count against others: their answers may lie unread. So a starved node is slow to
+    /// accuse instead of being wrong, which is what Lifeguard's local health is for.
+    fn forgive_stall(&mut self, now: Duration) {
+        let late =
+            self.timers.next_deadline().map_or(Duration::ZERO, |deadline| now.saturating_sub(deadline));
+        if late > STALL_MIN {
+            self.timers.postpone(late + STALL_GRACE);
+        }
+    }
+
     fn unsettle(&mut self, now: Duration) {
-        self.settle_at.get_or_insert(now + SETTLE_PERIOD);
+        let at = now + SETTLE_PERIOD;
+        self.settle_at = Some(self.settle_at.map_or(at, |other| other.min(at)));
     }
 
     /// foca's complaints are about strangers' bytes or timers that came late; it stays whole in all of them.
@@ -554,10 +571,16 @@ impl Membership {
         let others = self.foca.iter_members().map(foca::Member::id);
         let picture = Picture::take(others.chain([self.foca.identity()]), &adverts);
         let before = std::mem::replace(&mut self.picture, picture);
-        let changes = self.picture.changes_since(&before, &adverts);
-        for change in changes {
+        let mut failed = BTreeSet::new();
+        for change in self.picture.changes_since(&before, &adverts) {
             let (via, _) = adverts.via(change.addr);
             let change = self.stories.apply_change(change, via, now);
+            // Who says itself that its process died is beyond doubt.
+            let advert = adverts.of(change.addr, change.instance);
+            let own_word = advert.is_some_and(|advert| advert.state == MemberState::Failed);
+            if change.state == MemberState::Failed && !own_word {
+                failed.insert((change.name.clone(), change.instance));
+            }
             self.effects.push_back(Effect::Change(change));
         }
         self.stories.settle(self.foca.iter_members().map(|member| member.id().addr));
@@ -577,7 +600,8 @@ impl Membership {
             self.lifelines.clone_from(&lifelines);
             self.effects.push_back(Effect::Lifelines(lifelines));
         }
-        let tables = self.tables.apply_members(self.picture.listed());
+        let tables = self.tables.apply_members(self.picture.listed(), &failed, now);
+        self.settle_at = self.tables.next_deadline();
         if !tables.is_empty() {
             self.effects.push_back(Effect::Tables(tables));
         }

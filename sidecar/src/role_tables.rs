@@ -1,6 +1,14 @@
 //! Members and adverts in, role tables out.
+//!
+//! Who failed is kept for a while as a suspect, which consumers use where nobody is ready. One moment's belief may be wrong: when the
+//! halves of a partition meet again, each hears from the other that its own members are dead, and they need a round trip
+//! to object. And where most of a role vanishes at once, the network or this node is the likelier cause than all of
+//! them (the mass-failure guard): those stay longer.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use feed::{
     Endpoint, EndpointState, Name, RoleTable,
@@ -15,21 +23,80 @@ pub(crate) struct Listed {
     pub(crate) since_ms: u64,
 }
 
+/// How long one who failed is a suspect: ten times what a wrongly accused member needs to be heard again by all.
+pub(crate) const SUSPECT_PERIOD: Duration = Duration::from_secs(3);
+/// The same where more than half of the role failed within this time. A switch is replaced, a partition noticed, within it.
+pub(crate) const MASS_SUSPECT_PERIOD: Duration = Duration::from_secs(60);
+/// Fewer failures than this are no mass failure, whatever their share.
+const MASS_FAILURES_MIN: usize = 2;
+
+/// One who failed.
+#[derive(Debug)]
+struct Lost {
+    endpoint: Endpoint,
+    since: Duration,
+}
+
 /// The table of every role that was ever seen.
 #[derive(Debug, Default)]
 pub(crate) struct RoleTables {
     by_role: BTreeMap<Name, RoleTable>,
+    lost: BTreeMap<Name, Vec<Lost>>,
+    suspects_until: Option<Duration>,
 }
 
 impl RoleTables {
-    /// Takes the members as they are now and returns the tables that are different from before.
-    pub(crate) fn apply_members<'a>(&mut self, members: impl Iterator<Item = &'a Listed>) -> Vec<RoleTable> {
+    /// Takes the members as they are now, with the names and instances of those that failed since the last call, and returns the tables that are
+    /// different from before.
+    pub(crate) fn apply_members<'a>(
+        &mut self,
+        members: impl Iterator<Item = &'a Listed>,
+        failed: &BTreeSet<(Name, u64)>,
+        now: Duration,
+    ) -> Vec<RoleTable> {
         let mut endpoints: BTreeMap<Name, Vec<Endpoint>> =
             self.by_role.keys().map(|role| (role.clone(), Vec::new())).collect();
+        let (mut names, mut ips) = (BTreeSet::new(), BTreeSet::new());
         for listed in members {
+            names.insert(&listed.member.name);
+            ips.insert((listed.member.addr.ip(), listed.member.addr.port()));
             endpoints.entry(listed.member.role.clone()).or_default().extend(endpoint(listed));
         }
+        self.note_failed(failed, now);
+        self.suspects_until = None;
+        for (role, lost) in &mut self.lost {
+            // Whoever has the name or the address now is not the one that was lost (reuse fencing), or is it again.
+            lost.retain(|lost| {
+                let gossip = (lost.endpoint.addr.ip(), lost.endpoint.gossip_port);
+                !names.contains(&lost.endpoint.node) && !ips.contains(&gossip)
+            });
+            lost.retain(|lost| now < lost.since + MASS_SUSPECT_PERIOD);
+            let present = endpoints.entry(role.clone()).or_default();
+            let is_mass = lost.len() >= MASS_FAILURES_MIN && lost.len() > present.len();
+            let period = if is_mass { MASS_SUSPECT_PERIOD } else { SUSPECT_PERIOD };
+            for lost in lost.iter().filter(|lost| now < lost.since + period) {
+                present.push(lost.endpoint.clone());
+                let until = lost.since + period;
+                self.suspects_until = Some(self.suspects_until.map_or(until, |other| other.min(until)));
+            }
+        }
+        self.lost.retain(|_, lost| !lost.is_empty());
         endpoints.into_iter().filter_map(|(role, endpoints)| self.apply_role(role, endpoints)).collect()
+    }
+
+    /// When the tables are to be looked at again, though nothing has happened.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.suspects_until
+    }
+
+    fn note_failed(&mut self, failed: &BTreeSet<(Name, u64)>, since: Duration) {
+        for (role, table) in &self.by_role {
+            let is_lost = |e: &&Endpoint| failed.contains(&(e.node.clone(), e.instance));
+            for endpoint in table.ready().filter(is_lost) {
+                let endpoint = Endpoint { state: EndpointState::Suspect, ..endpoint.clone() };
+                self.lost.entry(role.clone()).or_default().push(Lost { endpoint, since });
+            }
+        }
     }
 
     fn apply_role(&mut self, role: Name, endpoints: Vec<Endpoint>) -> Option<RoleTable> {
@@ -90,7 +157,7 @@ mod tests {
         let states = [MemberState::Joining, MemberState::Ready, MemberState::Draining, MemberState::Failed];
         let members: Vec<_> =
             states.iter().enumerate().map(|(i, s)| listed(&format!("n{i}"), "app", *s)).collect();
-        let tables = RoleTables::default().apply_members(members.iter());
+        let tables = RoleTables::default().apply_members(members.iter(), &BTreeSet::new(), Duration::ZERO);
         let nodes: Vec<_> = tables[0].endpoints().iter().map(|e| e.node.as_str()).collect();
         assert_eq!(nodes, ["n1", "n2"]);
         assert_eq!(tables[0].endpoints()[0].addr, "10.0.0.1:8080".parse().unwrap());
@@ -99,12 +166,91 @@ mod tests {
     #[test]
     fn only_changed_roles_get_a_new_generation() {
         let mut tables = RoleTables::default();
+        let mut apply = |members: &[&Listed]| {
+            tables.apply_members(members.iter().copied(), &BTreeSet::new(), Duration::ZERO)
+        };
         let (a, b) = (listed("a", "app", MemberState::Ready), listed("b", "front", MemberState::Ready));
-        assert_eq!(tables.apply_members([&a, &b].into_iter()).len(), 2);
-        assert!(tables.apply_members([&a, &b].into_iter()).is_empty());
-        let changed = tables.apply_members([&a].into_iter());
+        assert_eq!(apply(&[&a, &b]).len(), 2);
+        assert!(apply(&[&a, &b]).is_empty());
+        let changed = apply(&[&a]);
         assert_eq!(changed.len(), 1);
         assert_eq!((changed[0].role().as_str(), changed[0].generation()), ("front", 2));
         assert!(changed[0].endpoints().is_empty(), "a role that lost everyone has an empty table");
+    }
+
+    /// A role of so many members, numbered from 1, and its table after the first few of them failed.
+    struct Scene {
+        tables: RoleTables,
+        members: Vec<Listed>,
+    }
+
+    impl Scene {
+        fn new(count: usize) -> Self {
+            let numbered = |n: usize| {
+                let mut listed = listed(&format!("n{n}"), "app", MemberState::Ready);
+                listed.member.instance = n as u64;
+                listed.member.addr = format!("10.0.0.{n}:7946").parse().unwrap();
+                listed
+            };
+            let mut scene =
+                Self { tables: RoleTables::default(), members: (1..=count).map(numbered).collect() };
+            scene.fail(0, Duration::ZERO);
+            scene
+        }
+
+        /// The next so many fail.
+        fn fail(&mut self, count: usize, now: Duration) -> Vec<RoleTable> {
+            let failed = self.members.drain(..count).map(|l| (l.member.name, l.member.instance)).collect();
+            self.tables.apply_members(self.members.iter(), &failed, now)
+        }
+    }
+
+    fn states(tables: &[RoleTable]) -> (usize, usize) {
+        let suspects = tables[0].endpoints().iter().filter(|e| e.state == EndpointState::Suspect).count();
+        (tables[0].ready().count(), suspects)
+    }
+
+    #[test]
+    fn who_failed_is_a_suspect_for_a_moment() {
+        let mut scene = Scene::new(3);
+        assert_eq!(states(&scene.fail(1, Duration::ZERO)), (2, 1));
+        assert_eq!(scene.tables.next_deadline(), Some(SUSPECT_PERIOD));
+        assert!(scene.fail(0, SUSPECT_PERIOD - Duration::from_millis(1)).is_empty());
+        assert_eq!(states(&scene.fail(0, SUSPECT_PERIOD)), (2, 0));
+        assert_eq!(scene.tables.next_deadline(), None);
+    }
+
+    #[test]
+    fn more_than_half_of_a_role_that_fails_stays_for_longer_and_half_does_not() {
+        for (failing, kept) in [(2, 0), (3, 3)] {
+            let mut scene = Scene::new(4);
+            assert_eq!(states(&scene.fail(failing, Duration::ZERO)), (4 - failing, failing));
+            scene.fail(0, SUSPECT_PERIOD);
+            let table = scene.tables.by_role["app"].clone();
+            assert_eq!(states(&[table]), (4 - failing, kept));
+        }
+        let mut scene = Scene::new(2);
+        scene.fail(2, Duration::ZERO);
+        assert!(scene.fail(0, MASS_SUSPECT_PERIOD - Duration::from_millis(1)).is_empty());
+        assert_eq!(states(&scene.fail(0, MASS_SUSPECT_PERIOD)), (0, 0));
+    }
+
+    #[test]
+    fn one_failure_is_no_mass_failure() {
+        let mut scene = Scene::new(1);
+        assert_eq!(states(&scene.fail(1, Duration::ZERO)), (0, 1));
+        assert_eq!(states(&scene.fail(0, SUSPECT_PERIOD)), (0, 0));
+    }
+
+    #[test]
+    fn whoever_has_a_suspects_name_or_address_takes_its_place() {
+        for (name, addr) in [("n1", "10.0.0.9:7946"), ("n9", "10.0.0.1:7946")] {
+            let mut scene = Scene::new(2);
+            scene.fail(1, Duration::ZERO);
+            let mut newcomer = listed(name, "billing", MemberState::Joining);
+            newcomer.member.addr = addr.parse().unwrap();
+            scene.members.push(newcomer);
+            assert_eq!(states(&scene.fail(0, Duration::ZERO)), (1, 0), "{name} {addr}");
+        }
     }
 }

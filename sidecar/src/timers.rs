@@ -30,6 +30,12 @@ impl<T: Ord> Timers<T> {
         self.heap.push(Reverse(Entry { deadline, timer, sequence: self.sequence }));
     }
 
+    /// All of them come later by so much, in the same order.
+    pub(crate) fn postpone(&mut self, by: Duration) {
+        let entries = std::mem::take(&mut self.heap).into_iter();
+        self.heap = entries.map(|Reverse(e)| Reverse(Entry { deadline: e.deadline + by, ..e })).collect();
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.heap.peek().map(|Reverse(entry)| entry.deadline)
     }
@@ -53,8 +59,9 @@ mod tests {
             timers.insert(ms(deadline), timer);
         }
         assert_eq!(timers.next_deadline(), Some(ms(10)));
-        assert_eq!(timers.poll_due(ms(9)), None);
-        let due: Vec<char> = std::iter::from_fn(|| timers.poll_due(ms(25))).collect();
+        timers.postpone(ms(100));
+        assert_eq!(timers.poll_due(ms(109)), None);
+        let due: Vec<char> = std::iter::from_fn(|| timers.poll_due(ms(125))).collect();
         assert_eq!(due, ['b', 'z', 'a']);
     }
 }

@@ -8,7 +8,7 @@ mod sim;
 use std::{collections::BTreeMap, time::Duration};
 
 use feed::{Tags, frame::MemberState};
-use sidecar::input::Input;
+use sidecar::{input::Input, lifeline::Peer};
 use sim::{Sim, addr};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -262,6 +262,42 @@ mod failing {
         sim.run(5 * SECOND);
         sim.freeze(4, false);
         sim.run_until(30 * SECOND, |sim| all_see(sim, 6));
+    }
+
+    #[test]
+    fn a_machine_that_sleeps_wakes_without_accusations() {
+        for seed in 60..80 {
+            let mut sim = cluster(seed, 10);
+            sim.loss = 0.2;
+            sim.run(2 * SECOND);
+            for _ in 0..5 {
+                (1..12).for_each(|n| sim.freeze(n, true));
+                sim.run(10 * SECOND);
+                (1..12).for_each(|n| sim.freeze(n, false));
+                sim.run(SECOND);
+            }
+            let mut changes = sim.nodes.values().flat_map(|n| &n.changes);
+            assert!(changes.all(|m| m.state != MemberState::Failed), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn the_wrongly_accused_are_suspects_until_they_have_objected() {
+        for seed in 80..90 {
+            let mut sim = cluster(seed, 2);
+            let before = sim.node(1).tables["app"].clone();
+            for endpoint in before.endpoints() {
+                let addr = (endpoint.addr.ip(), endpoint.gossip_port).into();
+                sim.input(1, Input::Dead(Peer { addr, instance: endpoint.instance }));
+            }
+            let lists_both = |node: &sim::Node| node.tables["app"].endpoints().len() == 2;
+            sim.run_until(SECOND, |sim| sim.node(1).ready("app").is_empty());
+            while !all_see(&sim, 2) {
+                sim.run(Duration::from_millis(1));
+                assert!(sim.nodes.values().all(lists_both), "at {:?}", sim.now);
+            }
+            assert_eq!(sim.node(1).tables["app"].endpoints(), before.endpoints(), "the same instances");
+        }
     }
 
     #[test]

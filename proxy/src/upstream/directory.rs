@@ -32,7 +32,7 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// It may be given work at all.
     pub(crate) fn is_eligible(&self) -> bool {
-        self.state == EndpointState::Ready && self.weight > 0
+        self.state != EndpointState::Draining && self.weight > 0
     }
 }
 

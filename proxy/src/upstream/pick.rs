@@ -5,6 +5,8 @@
 
 use std::{cell::LazyCell, sync::atomic::Ordering};
 
+use feed::EndpointState;
+
 use super::{directory::Endpoint, hash::score};
 
 /// How long a new endpoint's share grows from [`SLOW_START_SHARE`] to all of its weight. Its age is gossiped, so a proxy that
@@ -63,8 +65,8 @@ pub(crate) enum Unpicked {
     Full,
 }
 
-/// Chooses among endpoints: ready ones that are neither avoided, refusing nor ejected, else those that are either, else avoided
-/// ones. That the better ones are at their limit is no reason to choose among worse. Returns a position.
+/// Chooses among endpoints: ready ones that are neither avoided, refusing nor ejected, else those that are either or suspect, else
+/// avoided ones. That the better ones are at their limit is no reason to choose among worse. Returns a position.
 pub(crate) fn pick<'a>(
     endpoints: impl Fn(usize) -> &'a Endpoint,
     count: usize,
@@ -81,8 +83,12 @@ pub(crate) fn pick<'a>(
         let ejected = all.clone().filter(|&i| is_ejected(i));
         ejected.count() * 100 > all.count() * usize::from(terms.panic_percent)
     });
-    let healthy =
-        |i: usize| fresh(i) && !endpoints(i).health.is_refusing(now_ms) && (!is_ejected(i) || *is_panic);
+    let healthy = |i: usize| {
+        fresh(i)
+            && endpoints(i).state == EndpointState::Ready
+            && !endpoints(i).health.is_refusing(now_ms)
+            && (!is_ejected(i) || *is_panic)
+    };
     choose(&endpoints, count, healthy, terms, dice)
         .or_else(|| choose(&endpoints, count, fresh, terms, dice))
         .or_else(|| choose(&endpoints, count, ready, terms, dice))
@@ -164,8 +170,6 @@ fn share(endpoint: &Endpoint, unix_ms: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use feed::EndpointState;
 
     use super::{super::hash::hash, *};
 

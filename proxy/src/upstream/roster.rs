@@ -86,8 +86,8 @@ impl Roster {
         self.queue.as_ref()
     }
 
-    /// Takes a new listing. Upstreams that are still ready keep their idle connections, all others lose them now; one that is
-    /// ready again begins anew.
+    /// Takes a new listing. Upstreams that may still be chosen keep their idle connections, all others lose them now; one
+    /// that is ready again begins anew.
     pub(crate) fn apply_listing(&self, listing: &Listing) {
         let mut upstreams = self.upstreams.borrow_mut();
         let before = std::mem::take(&mut *upstreams);
@@ -102,7 +102,7 @@ impl Roster {
             })
             .collect();
         for upstream in &*upstreams {
-            if upstream.endpoint.state != EndpointState::Ready {
+            if upstream.endpoint.state == EndpointState::Draining {
                 upstream.pool.close();
             }
         }
