@@ -52,6 +52,11 @@ impl Stories {
         self.by_name.get(name)
     }
 
+    /// Whether only others say how this one ended.
+    pub(crate) fn is_hearsay(&self, name: &Name) -> bool {
+        self.of(name).is_some_and(|story| matches!(story.evidence, Evidence::Gossip | Evidence::Sync))
+    }
+
     /// Notes why a process counts as down; the first reason stays.
     pub(crate) fn note_down(&mut self, peer: Peer, evidence: Evidence) {
         self.downs.entry(peer).or_insert(evidence);

@@ -48,6 +48,7 @@ pub mod supervise;
 mod swim;
 mod sync;
 mod timers;
+mod verdicts;
 
 pub use config::Args;
 pub use driver::run;

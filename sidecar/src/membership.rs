@@ -34,12 +34,13 @@ use crate::{
     lifeline::{self, Peer},
     member_id::MemberId,
     packet::{Envelope, Kind, PacketError},
-    picture::Picture,
+    picture::{Picture, how_it_went},
     query::Queries,
     role_tables::RoleTables,
     swim::{foca_config, size_class},
     sync::State,
     timers::Timers,
+    verdicts::Verdicts,
 };
 
 /// Changes within this time become one table.
@@ -60,8 +61,11 @@ const SYNC_PERIOD: Duration = Duration::from_secs(10);
 const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
 /// How long newcomers that know nobody else wait before they are a cluster: time for one who knows it to answer.
 const FOUNDING_PERIOD: Duration = Duration::from_secs(1);
-/// Farewell messages and the pause between them: one lost datagram must not turn a departure into a failure.
-const FAREWELLS: u32 = 4;
+/// Farewells and the pause between them: one lost datagram must not turn a departure into a failure. The first ones only carry the
+/// last advert, the later ones leave the gossip: foca reads no broadcasts in a packet whose sender says that it is down, so
+/// that members would hear of a death before its reason.
+const FAREWELLS: u32 = 8;
+const FAREWELLS_AS_MEMBER: u32 = 4;
 const FAREWELL_PERIOD: Duration = Duration::from_millis(25);
 
 /// A node whose timers come later than this was not running: starved, frozen, or on a machine that slept.
@@ -127,6 +131,7 @@ pub struct Membership {
     reports: Reports,
     queries: Queries,
     stories: Stories,
+    verdicts: Verdicts,
     /// What is being looked at, for the stories.
     cause: Evidence,
     rng: StdRng,
@@ -180,6 +185,7 @@ impl Membership {
             reports: Reports::default(),
             queries: Queries::default(),
             stories: Stories::default(),
+            verdicts: Verdicts::default(),
             cause: Evidence::Itself,
             rng,
             effects: VecDeque::new(),
@@ -572,17 +578,32 @@ impl Membership {
         let picture = Picture::take(others.chain([self.foca.identity()]), &adverts);
         let before = std::mem::replace(&mut self.picture, picture);
         let mut failed = BTreeSet::new();
+        let mut told = Vec::new();
         for change in self.picture.changes_since(&before, &adverts) {
             let (via, _) = adverts.via(change.addr);
             let change = self.stories.apply_change(change, via, now);
+            self.verdicts.forget(&change.name);
             // Who says itself that its process died is beyond doubt.
             let advert = adverts.of(change.addr, change.instance);
             let own_word = advert.is_some_and(|advert| advert.state == MemberState::Failed);
             if change.state == MemberState::Failed && !own_word {
                 failed.insert((change.name.clone(), change.instance));
             }
-            self.effects.push_back(Effect::Change(change));
+            let is_hearsay = self.stories.is_hearsay(&change.name);
+            if change.state == MemberState::Failed && !own_word && is_hearsay {
+                self.verdicts.push(change, now);
+            } else {
+                told.push(change);
+            }
         }
+        for clear in self.verdicts.take_due(now, |member| how_it_went(member, &adverts)) {
+            let (via, _) = adverts.via(clear.addr);
+            told.push(match clear.state {
+                MemberState::Failed => clear,
+                _ => self.stories.apply_change(clear, via, now),
+            });
+        }
+        self.effects.extend(told.into_iter().map(Effect::Change));
         self.stories.settle(self.foca.iter_members().map(|member| member.id().addr));
         let is_silent = |id: &MemberId| adverts.of(id.addr, id.instance).is_none();
         if self.foca.iter_members().any(|member| is_silent(member.id())) {
@@ -601,7 +622,8 @@ impl Membership {
             self.effects.push_back(Effect::Lifelines(lifelines));
         }
         let tables = self.tables.apply_members(self.picture.listed(), &failed, now);
-        self.settle_at = self.tables.next_deadline();
+        let deadlines = [self.tables.next_deadline(), self.verdicts.next_deadline()];
+        self.settle_at = deadlines.into_iter().flatten().min();
         if !tables.is_empty() {
             self.effects.push_back(Effect::Tables(tables));
         }
@@ -639,9 +661,7 @@ impl Membership {
     }
 
     fn apply_farewell(&mut self, state: MemberState, now: Duration) {
-        self.readvertise(|own| own.state = state);
-        let outcome = self.foca.leave_cluster(&mut self.runtime);
-        self.note(outcome);
+        self.own.state = state;
         self.phase = Phase::Leaving { farewells: FAREWELLS, next_at: now };
     }
 
@@ -655,10 +675,21 @@ impl Membership {
             self.effects.push_back(Effect::Left);
             return;
         }
+        let said = FAREWELLS - *farewells;
         *farewells -= 1;
         *next_at = now + FAREWELL_PERIOD;
-        let outcome = self.foca.gossip(&mut self.runtime);
-        self.note(outcome);
+        match said {
+            // Anew each time: a broadcast is sent so many times and no more.
+            ..FAREWELLS_AS_MEMBER => self.spread_own(),
+            FAREWELLS_AS_MEMBER => {
+                let outcome = self.foca.leave_cluster(&mut self.runtime);
+                self.note(outcome);
+            }
+            _ => {
+                let outcome = self.foca.gossip(&mut self.runtime);
+                self.note(outcome);
+            }
+        }
     }
 
     /// Tells draining members what the consumers here still have in flight with them.

@@ -69,7 +69,7 @@ fn listed(id: &MemberId, adverts: &Adverts) -> Option<Listed> {
 }
 
 /// Whoever said that it would go has left; whoever did not has failed.
-fn how_it_went(gone: &Member, adverts: &Adverts) -> MemberState {
+pub(crate) fn how_it_went(gone: &Member, adverts: &Adverts) -> MemberState {
     match adverts.of(gone.addr, gone.instance).map(|advert| advert.state) {
         Some(MemberState::Draining | MemberState::Left) => MemberState::Left,
         _ => MemberState::Failed,

@@ -84,6 +84,9 @@ impl Membership {
         let outcome = self.foca.gossip(&mut self.runtime);
         self.note(outcome);
         let left = self.stories.forget_failed(&node, peer, now);
+        if left.is_some() {
+            self.verdicts.forget(&node);
+        }
         self.effects.extend(left.map(Effect::Change));
     }
 }

@@ -11,15 +11,15 @@ use sidecar::{input::Input, query::Asked};
 
 use crate::{SECOND, cluster, sim::Sim};
 
-fn ask(sim: &mut Sim, at: u8, question: ToSidecar) {
+fn ask(sim: &mut Sim, at: u16, question: ToSidecar) {
     sim.input(at, Input::Question { to: 1, question });
 }
 
-fn send(sim: &mut Sim, at: u8, payload: &str) {
+fn send(sim: &mut Sim, at: u16, payload: &str) {
     ask(sim, at, ToSidecar::Event { name: "deploy".parse().unwrap(), payload: payload.to_owned() });
 }
 
-fn payloads(sim: &Sim, at: u8) -> Vec<&str> {
+fn payloads(sim: &Sim, at: u16) -> Vec<&str> {
     sim.node(at).events.iter().map(|event| event.payload.as_str()).collect()
 }
 
@@ -34,7 +34,7 @@ fn query(name: &str) -> Query {
     }
 }
 
-fn answers(sim: &Sim, at: u8) -> Vec<&Answer> {
+fn answers(sim: &Sim, at: u16) -> Vec<&Answer> {
     let replies = sim.node(at).replies.iter();
     let answers = replies.filter_map(|frame| match frame {
         FromSidecar::Answer(answer) => Some(answer),
@@ -43,7 +43,7 @@ fn answers(sim: &Sim, at: u8) -> Vec<&Answer> {
     answers.collect()
 }
 
-fn tally(sim: &Sim, at: u8) -> Option<Tally> {
+fn tally(sim: &Sim, at: u16) -> Option<Tally> {
     match sim.node(at).replies.last() {
         Some(FromSidecar::Answered(tally)) => Some(*tally),
         _ => None,
@@ -52,7 +52,7 @@ fn tally(sim: &Sim, at: u8) -> Option<Tally> {
 
 /// Nodes answer what they were asked; none: not yet.
 fn answer_all(sim: &mut Sim, outcome: impl Fn(&str) -> Option<Outcome>) {
-    let at: Vec<u8> = sim.nodes.values().map(|node| node.at).collect();
+    let at: Vec<u16> = sim.nodes.values().map(|node| node.at).collect();
     for at in at {
         for (id, asked) in sim.take_asked(at) {
             match outcome(&sim.node(at).name) {
@@ -282,7 +282,7 @@ mod believing {
     use super::*;
     use crate::last_state;
 
-    fn explained(sim: &mut Sim, at: u8, name: &str) -> Explanation {
+    fn explained(sim: &mut Sim, at: u16, name: &str) -> Explanation {
         ask(sim, at, ToSidecar::Explain { name: name.parse().unwrap() });
         match sim.node(at).replies.last() {
             Some(FromSidecar::Explained(explanation)) => explanation.clone(),
@@ -290,7 +290,7 @@ mod believing {
         }
     }
 
-    fn force_leave(sim: &mut Sim, at: u8, name: &str) {
+    fn force_leave(sim: &mut Sim, at: u16, name: &str) {
         ask(sim, at, ToSidecar::ForceLeave { name: name.parse().unwrap() });
     }
 
@@ -299,7 +299,7 @@ mod believing {
         let mut sim = cluster(40, 10);
         sim.kill(5);
         sim.run_until(10 * SECOND, |sim| sim.nodes.values().all(|n| n.ready("app").len() == 9));
-        assert_eq!(last_state(&sim, 2, "app5"), Some(MemberState::Failed));
+        sim.run_until(SECOND, |sim| last_state(sim, 2, "app5") == Some(MemberState::Failed));
         force_leave(&mut sim, 3, "app5");
         let left =
             |sim: &Sim| sim.nodes.values().all(|n| last_state(sim, n.at, "app5") == Some(MemberState::Left));

@@ -32,6 +32,8 @@ enum Delivery {
 pub(crate) struct Node {
     membership: Membership,
     started: Duration,
+    /// Its entry in [`Sim::due`].
+    due: Option<Duration>,
     pub(crate) tables: BTreeMap<Name, RoleTable>,
     pub(crate) changes: Vec<Member>,
     pub(crate) drained: Option<(Duration, Vec<Name>)>,
@@ -47,7 +49,7 @@ pub(crate) struct Node {
     pub(crate) asked: Vec<(QueryId, Asked)>,
     /// So many it was given.
     pub(crate) worked_on: usize,
-    pub(crate) at: u8,
+    pub(crate) at: u16,
     pub(crate) name: String,
 }
 
@@ -62,18 +64,25 @@ impl Node {
 pub(crate) struct Sim {
     pub(crate) now: Duration,
     pub(crate) nodes: BTreeMap<SocketAddr, Node>,
+    /// Who wants a tick, and when.
+    due: BTreeSet<(Duration, SocketAddr)>,
     queue: BTreeMap<(Duration, u64), Delivery>,
     sequence: u64,
     rng: StdRng,
     /// Probability that a datagram is lost.
     pub(crate) loss: f64,
+    /// Probability that a datagram comes twice.
+    pub(crate) duplication: f64,
+    /// Bytes of all datagrams and states that were sent.
+    pub(crate) bytes_sent: u64,
     /// Pairs that do not reach each other.
     pub(crate) cut: BTreeSet<(SocketAddr, SocketAddr)>,
 }
 
 /// The gossip address of the n-th node.
-pub(crate) fn addr(n: u8) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, n], 7946))
+pub(crate) fn addr(n: u16) -> SocketAddr {
+    let [high, low] = n.to_be_bytes();
+    SocketAddr::from(([10, 0, high, low], 7946))
 }
 
 impl Sim {
@@ -82,16 +91,19 @@ impl Sim {
         Self {
             now: Duration::ZERO,
             nodes: BTreeMap::new(),
+            due: BTreeSet::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             rng: StdRng::seed_from_u64(seed),
             loss: 0.0,
+            duplication: 0.0,
+            bytes_sent: 0,
             cut: BTreeSet::new(),
         }
     }
 
     /// Starts a node that serves at once; its seed is the first address, which founds the cluster.
-    pub(crate) fn start(&mut self, at: u8, name: &str, role: &str) {
+    pub(crate) fn start(&mut self, at: u16, name: &str, role: &str) {
         let config = Config {
             id: MemberId {
                 addr: addr(at),
@@ -110,6 +122,7 @@ impl Sim {
         let node = Node {
             membership: Membership::new(config, self.rng.random()),
             started: self.now,
+            due: None,
             tables: BTreeMap::new(),
             changes: Vec::new(),
             drained: None,
@@ -131,35 +144,38 @@ impl Sim {
         self.input(at, Input::Serving(true));
     }
 
-    pub(crate) fn node(&self, at: u8) -> &Node {
+    pub(crate) fn node(&self, at: u16) -> &Node {
         &self.nodes[&addr(at)]
     }
 
     /// The queries that the node has not answered.
-    pub(crate) fn take_asked(&mut self, at: u8) -> Vec<(QueryId, Asked)> {
+    pub(crate) fn take_asked(&mut self, at: u16) -> Vec<(QueryId, Asked)> {
         std::mem::take(&mut self.nodes.get_mut(&addr(at)).unwrap().asked)
     }
 
-    pub(crate) fn keep_asked(&mut self, at: u8, id: QueryId, asked: Asked) {
+    pub(crate) fn keep_asked(&mut self, at: u16, id: QueryId, asked: Asked) {
         self.nodes.get_mut(&addr(at)).unwrap().asked.push((id, asked));
     }
 
     /// Ends a node without a word.
-    pub(crate) fn kill(&mut self, at: u8) {
-        self.nodes.remove(&addr(at));
+    pub(crate) fn kill(&mut self, at: u16) {
+        if let Some(Node { due: Some(due), .. }) = self.nodes.remove(&addr(at)) {
+            self.due.remove(&(due, addr(at)));
+        }
     }
 
     /// Stops a node's process, or lets it go on.
-    pub(crate) fn freeze(&mut self, at: u8, frozen: bool) {
+    pub(crate) fn freeze(&mut self, at: u16, frozen: bool) {
         self.nodes.get_mut(&addr(at)).unwrap().frozen = frozen;
+        self.schedule(addr(at));
     }
 
-    pub(crate) fn follow(&mut self, at: u8, roles: &[&str]) {
+    pub(crate) fn follow(&mut self, at: u16, roles: &[&str]) {
         let roles = roles.iter().map(|role| role.parse().unwrap()).collect();
         self.input(at, Input::Follows(Follows::Roles(roles)));
     }
 
-    pub(crate) fn input(&mut self, at: u8, input: Input<'_>) {
+    pub(crate) fn input(&mut self, at: u16, input: Input<'_>) {
         let node = self.nodes.get_mut(&addr(at)).unwrap();
         let local = self.now - node.started;
         node.membership.handle(input, local).unwrap();
@@ -184,12 +200,7 @@ impl Sim {
 
     /// Goes to the next event; false when there is none before `end`.
     fn step(&mut self, end: Duration) -> bool {
-        let timer = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| !node.left && !node.frozen)
-            .filter_map(|(addr, node)| Some((node.started + node.membership.next_deadline()?, *addr)))
-            .min();
+        let timer = self.due.first().copied();
         let delivery = self.queue.keys().next().map(|(at, _)| *at);
         let timer_at = timer.map_or(Duration::MAX, |(at, _)| at.max(self.now));
         let next = timer_at.min(delivery.unwrap_or(Duration::MAX));
@@ -206,6 +217,17 @@ impl Sim {
             (None, _) => return false,
         }
         true
+    }
+
+    /// Notes when this node wants its next tick.
+    fn schedule(&mut self, at: SocketAddr) {
+        let Some(node) = self.nodes.get_mut(&at) else { return };
+        let runs = !node.left && !node.frozen;
+        let due = node.membership.next_deadline().filter(|_| runs).map(|due| node.started + due);
+        if let Some(before) = std::mem::replace(&mut node.due, due) {
+            self.due.remove(&(before, at));
+        }
+        self.due.extend(due.map(|due| (due, at)));
     }
 
     fn handle(&mut self, at: SocketAddr, input: Input<'_>) {
@@ -245,12 +267,16 @@ impl Sim {
             match effect {
                 Effect::Send { to, bytes } => {
                     assert!(bytes.len() <= DATAGRAM_BYTES_MAX - SEAL_BYTES, "no room for a seal");
-                    if self.rng.random::<f64>() >= self.loss {
+                    self.bytes_sent += bytes.len() as u64;
+                    let copies = u32::from(self.rng.random::<f64>() >= self.loss)
+                        + u32::from(self.rng.random::<f64>() < self.duplication);
+                    for _ in 0..copies {
                         self.send(at, to, |to| Delivery::Datagram { to, bytes: bytes.to_vec() });
                     }
                 }
                 Effect::Sync { with } => {
                     let state = node.membership.encode_sync();
+                    self.bytes_sent += 2 * state.len() as u64;
                     self.send(at, with, |to| Delivery::Sync { from: at, to, state, reply: true });
                     self.sequence += 1;
                     let done = (self.now + Duration::from_millis(5), self.sequence);
@@ -282,5 +308,6 @@ impl Sim {
                 Effect::Left => node.left = true,
             }
         }
+        self.schedule(at);
     }
 }
