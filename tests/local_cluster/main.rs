@@ -9,8 +9,8 @@
 mod elastic;
 mod keys;
 mod launcher;
-mod lossless;
 mod names;
+mod proofs;
 mod questions;
 mod start_order;
 mod support;

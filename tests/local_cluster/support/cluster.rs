@@ -56,6 +56,13 @@ impl Cluster {
         ended.stdout
     }
 
+    /// Where a node's role serves that was there from the start.
+    pub(crate) fn service(&self, node: &str) -> SocketAddr {
+        let started = format!("{node} started at ");
+        let said = self.launcher.said();
+        said.lines().find_map(|line| line.strip_prefix(&started)).unwrap().parse().unwrap()
+    }
+
     /// One request on a connection of its own.
     pub(crate) fn hello(&self) -> http::Response {
         http::get(self.addr, "/hello").unwrap()

@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    time::Duration,
 };
 
 use super::wait::DEADLINE;
@@ -35,9 +36,14 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(addr: SocketAddr) -> io::Result<Self> {
+        Self::open_patiently(addr, DEADLINE)
+    }
+
+    /// The same for a client that waits so long for an answer.
+    pub(crate) fn open_patiently(addr: SocketAddr, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 

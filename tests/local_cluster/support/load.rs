@@ -10,7 +10,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use super::http::{Connection, Response};
+use super::{
+    http::{Connection, Response},
+    wait::until,
+};
 
 /// A client that fails so often has seen enough.
 const FAILURES_MAX: usize = 10;
@@ -30,10 +33,18 @@ struct Shared {
 
 impl Load {
     pub(crate) fn start(addr: SocketAddr, clients: usize) -> Self {
+        Self::start_by(clients, move || Connection::open(addr))
+    }
+
+    /// The same for clients that connect in their own way, each in a thread of its own.
+    pub(crate) fn start_by<F>(clients: usize, open: F) -> Self
+    where
+        F: Fn() -> io::Result<Connection> + Clone + Send + 'static,
+    {
         let shared = Arc::new(Shared::default());
         let client = |_| {
-            let shared = shared.clone();
-            thread::spawn(move || shared.ask(addr))
+            let (shared, open) = (shared.clone(), open.clone());
+            thread::spawn(move || shared.ask(open))
         };
         Self { clients: (0..clients).map(client).collect(), shared }
     }
@@ -41,6 +52,23 @@ impl Load {
     /// How many requests were answered with 200 so far.
     pub(crate) fn answers(&self) -> u64 {
         self.shared.answers.load(Ordering::Relaxed)
+    }
+
+    /// Waits until as many requests were answered as there are clients, counted from now.
+    pub(crate) fn goes_on(&self) {
+        let before = self.answers();
+        until("answers to every client", || {
+            (self.answers() >= before + self.clients.len() as u64).then_some(())
+        });
+    }
+
+    /// Stops, and prints how many requests were served while this happened, none of which may have failed.
+    pub(crate) fn assert_lossless(self, while_this: &str) {
+        let shared = self.shared.clone();
+        let failures = self.stop();
+        let answers = shared.answers.load(Ordering::Relaxed);
+        println!("{while_this}: {answers} requests served, {} failed", failures.len());
+        assert_eq!(failures, [] as [String; 0], "{while_this}: of {answers} requests");
     }
 
     /// Stops; everything that went wrong.
@@ -58,11 +86,11 @@ impl Drop for Load {
 }
 
 impl Shared {
-    fn ask(&self, addr: SocketAddr) -> Vec<String> {
+    fn ask(&self, open: impl Fn() -> io::Result<Connection>) -> Vec<String> {
         let mut failures = Vec::new();
         let mut kept = None;
         while !self.stopping.load(Ordering::Relaxed) && failures.len() < FAILURES_MAX {
-            match ask_once(addr, &mut kept) {
+            match ask_once(&open, &mut kept) {
                 Ok(response) if response.status == 200 => {
                     self.answers.fetch_add(1, Ordering::Relaxed);
                 }
@@ -75,10 +103,13 @@ impl Shared {
 }
 
 /// Asks on the connection that is kept, which the server may close only after it has said so.
-fn ask_once(addr: SocketAddr, kept: &mut Option<Connection>) -> io::Result<Response> {
+fn ask_once(
+    open: &impl Fn() -> io::Result<Connection>,
+    kept: &mut Option<Connection>,
+) -> io::Result<Response> {
     let mut connection = match kept.take() {
         Some(connection) => connection,
-        None => Connection::open(addr)?,
+        None => open()?,
     };
     let response = connection.get("/hello")?;
     if !response.is_last() {

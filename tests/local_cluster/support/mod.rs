@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod dns;
+pub(crate) mod halves;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod network;

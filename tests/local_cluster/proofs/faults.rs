@@ -1,0 +1,36 @@
+//! No request is lost while a node that still has its connections says nothing.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{CLIENTS, short_or_long};
+use crate::support::{cluster::Cluster, load::Load};
+
+/// Less than a front waits for an app, which is 10 s.
+const PAUSE: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_frozen_app_delays_nobody_but_who_is_inside_and_loses_no_request() {
+    let cluster = Cluster::up_alone(&["--app", "2"]);
+    let pauses = short_or_long(1, 10);
+    let load = Load::start(cluster.addr, CLIENTS);
+    for _ in 0..pauses {
+        load.goes_on();
+        cluster.order("node pause appserver2");
+        let paused = Instant::now();
+        cluster.order("wait --role appserver --min 1 --max 1 --node frontserver1 --visible");
+        // Clients of the first load may all be inside. Whoever comes now must not get there.
+        let newcomers = Load::start(cluster.addr, CLIENTS);
+        while paused.elapsed() < PAUSE {
+            newcomers.goes_on();
+            thread::sleep(Duration::from_millis(50));
+        }
+        newcomers.assert_lossless("an app is frozen and left out");
+        cluster.order("node resume appserver2");
+        cluster.order("wait --role appserver --min 2 --node frontserver1 --visible");
+    }
+    load.goes_on();
+    load.assert_lossless(&format!("{pauses} pauses of an app"));
+}

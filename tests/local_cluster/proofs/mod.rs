@@ -1,0 +1,15 @@
+//! Proofs that nothing is lost: clients with kept connections ask without pause while something happens to the cluster,
+//! and not one request may fail. In seconds by default; with `CONCERTINA_LONG=1` for minutes.
+
+mod faults;
+mod lossless;
+mod partition;
+mod restarts;
+
+/// Connections that are kept by clients.
+const CLIENTS: usize = 32;
+
+/// How much of something: so much in seconds, so much when there is time.
+fn short_or_long<T>(short: T, long: T) -> T {
+    if std::env::var_os("CONCERTINA_LONG").is_some_and(|value| value == "1") { long } else { short }
+}
