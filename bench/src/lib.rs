@@ -4,6 +4,8 @@
 //! benches/ ── corpus ──▶ time of a head, a body, a table             (cargo bench -p bench)
 //! wrk ──▶ proxy under test ──▶ origin                                (bench compare)
 //!         └─ CPU time, read from /proc ──▶ results/compare.{csv,md,svg}
+//! N agents ── log lines ──▶ when each knows what happened to one     (bench members)
+//!          └─ processor time and memory, from /proc
 //! ```
 //!
 //! `README.md` says what each number means and how far it carries.
@@ -11,5 +13,6 @@
 pub mod compare;
 pub mod corpus;
 mod event_loop;
+pub mod members;
 pub mod origin;
 pub mod relay;

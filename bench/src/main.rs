@@ -1,4 +1,4 @@
-//! `bench`: the proxy beside others, and the two servers that this takes.
+//! `bench`: the proxy and the membership beside others, and the two servers that this takes.
 
 use std::{convert::Infallible, io, net::SocketAddr, process::ExitCode};
 
@@ -21,6 +21,8 @@ enum Command {
     Relay(bench::relay::Args),
     /// Measures the proxy and others on this machine and writes a report
     Compare(bench::compare::Args),
+    /// Measures the membership of many agents and Serf's on this machine and writes a report
+    Members(bench::members::Args),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Command::Origin(args) => serving(args.listen, bench::origin::run(&args)),
         Command::Relay(args) => serving(args.listen, bench::relay::run(&args)),
         Command::Compare(args) => bench::compare::run(&args),
+        Command::Members(args) => bench::members::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

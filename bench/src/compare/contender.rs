@@ -76,7 +76,7 @@ impl Contender {
 }
 
 /// The first line that a program writes when asked for its version, without the path that some begin with.
-pub(super) fn version_line(executable: &Path, flag: &str) -> anyhow::Result<String> {
+pub(crate) fn version_line(executable: &Path, flag: &str) -> anyhow::Result<String> {
     let output = Command::new(executable).arg(flag).output();
     let output = output.with_context(|| format!("cannot run {}", executable.display()))?;
     let text = [output.stdout, output.stderr].concat();
@@ -152,7 +152,7 @@ fn version_number(text: &str) -> Option<&str> {
 }
 
 /// Where a program is that can be called by its name.
-pub(super) fn find_in_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Where Debian keeps daemons; not in everybody's PATH.
     let dirs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);

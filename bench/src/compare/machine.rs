@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, thread};
 
 /// One line for each thing that a reader needs to judge the numbers by.
-pub(super) fn describe() -> Vec<String> {
+pub(crate) fn describe() -> Vec<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let uname = rustix::system::uname();
     let cores = thread::available_parallelism().map_or(0, usize::from);

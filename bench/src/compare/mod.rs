@@ -10,14 +10,14 @@
 //! Contenders take turns within a round, so that what drifts on the machine meets all of them.
 
 mod client;
-mod contender;
+pub(crate) mod contender;
 mod load;
-mod machine;
+pub(crate) mod machine;
 mod plot;
 mod process;
 mod report;
 mod run;
-mod summary;
+pub(crate) mod summary;
 mod wrk;
 
 use std::{

@@ -6,7 +6,7 @@ use super::{contender::Contender, load::Load, run::Run};
 pub(super) type Metric = fn(&Run) -> f64;
 
 /// The middle of the values, or the mean of the two that are.
-pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
