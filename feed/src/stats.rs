@@ -13,6 +13,10 @@ pub struct Stats {
     pub sent: Traffic,
     /// Packets that were dropped, by cause; a cause that is missing did not occur.
     pub dropped: BTreeMap<String, u64>,
+    /// From a member's change of its advert until a consumer beside this sidecar had applied it, by consumer. Clocks of two
+    /// machines count into it.
+    #[serde(default)]
+    pub applied: BTreeMap<String, Histogram>,
 }
 
 /// Packets of one direction.
@@ -39,5 +43,47 @@ impl Traffic {
     pub fn add_stream_packet(&mut self, bytes: usize) {
         self.stream_packets += 1;
         self.stream_bytes += bytes as u64;
+    }
+}
+
+/// Upper bounds of [`Histogram`]'s buckets in milliseconds; what is over the last has a bucket of its own.
+pub const HISTOGRAM_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 10_000];
+
+/// How long things took.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// How many.
+    pub count: u64,
+    /// All of them together, in milliseconds.
+    pub sum_ms: u64,
+    /// How many took at most so many milliseconds and more than the bound before; `inf` for what took longer than all
+    /// bounds. Empty ones are left out.
+    pub at_most_ms: BTreeMap<String, u64>,
+}
+
+impl Histogram {
+    /// Adds one.
+    pub fn record(&mut self, ms: u64) {
+        let bound = HISTOGRAM_BOUNDS_MS.iter().find(|bound| ms <= **bound);
+        let bucket = bound.map_or_else(|| "inf".to_owned(), u64::to_string);
+        *self.at_most_ms.entry(bucket).or_default() += 1;
+        self.count += 1;
+        self.sum_ms = self.sum_ms.saturating_add(ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_at_a_bound_is_below_it_and_one_more_is_above() {
+        let mut histogram = Histogram::default();
+        for ms in [0, 1, 2, 10_000, 10_001, u64::MAX] {
+            histogram.record(ms);
+        }
+        let buckets: Vec<_> = histogram.at_most_ms.iter().map(|(bound, n)| (bound.as_str(), *n)).collect();
+        assert_eq!(buckets, [("1", 2), ("10000", 1), ("2", 1), ("inf", 2)]);
+        assert_eq!((histogram.count, histogram.sum_ms), (6, u64::MAX));
     }
 }

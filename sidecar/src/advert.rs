@@ -50,6 +50,8 @@ pub struct Advert {
     pub weight: u16,
     /// When it became ready, in milliseconds since the Unix epoch.
     pub since_ms: u64,
+    /// When it last changed, in milliseconds since the Unix epoch.
+    pub changed_ms: u64,
     /// Whose drains wait for it.
     pub follows: Follows,
     /// What its operator says of it.
@@ -130,6 +132,7 @@ pub(crate) mod tests {
             port: 8080,
             weight: 100,
             since_ms: 7,
+            changed_ms: 7,
             follows: Follows::Roles(vec!["app".parse().unwrap()]),
             tags: Tags::default(),
         }

@@ -17,6 +17,7 @@ use feed::{
     FromSidecar, Name, Tags,
     event::Outcome,
     frame::{Member, MemberState},
+    stats::Stats,
 };
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -278,7 +279,10 @@ impl Driver {
                 let round = self.key_round();
                 spawn_local(async move { drop(reply.send(round.spread(order).await)) });
             }
-            Request::Stats(reply) => drop(reply.send(self.gate.borrow().stats())),
+            Request::Stats(reply) => {
+                let applied = self.publisher.applied();
+                drop(reply.send(Stats { applied, ..self.gate.borrow().stats() }));
+            }
         }
     }
 
@@ -307,7 +311,10 @@ impl Driver {
                 Effect::Sync { with } => self.sync_with(with),
                 Effect::Lifelines(peers) => self.hold_lifelines(&peers),
                 Effect::Tables(tables) => {
-                    self.publisher.publish_tables(tables);
+                    for table in tables {
+                        let changed_ms = self.membership.changed_ms(table.role());
+                        self.publisher.publish_table(table, changed_ms);
+                    }
                     self.input(Input::InFlight(self.publisher.in_flight()));
                 }
                 Effect::InTouch => self.publisher.publish_synced(),

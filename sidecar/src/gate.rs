@@ -66,7 +66,7 @@ impl Gate {
     /// Everything that was counted.
     pub fn stats(&self) -> Stats {
         let dropped = self.drops.counts().iter().map(|(cause, count)| ((*cause).to_owned(), *count));
-        Stats { received: self.received, sent: self.sent, dropped: dropped.collect() }
+        Stats { received: self.received, sent: self.sent, dropped: dropped.collect(), ..Stats::default() }
     }
 
     /// Counts a packet that was dropped, and says so once for each source and cause.

@@ -156,6 +156,7 @@ impl Membership {
             port: config.port,
             weight: config.weight,
             since_ms: config.id.instance,
+            changed_ms: config.id.instance,
             follows: Follows::Roles(Vec::new()),
             tags: config.tags.clone(),
         };
@@ -229,11 +230,11 @@ impl Membership {
                 Ok(())
             }
             Input::Follows(follows) => {
-                self.readvertise(|own| own.follows = follows);
+                self.readvertise(now, |own| own.follows = follows);
                 Ok(())
             }
             Input::Tags(tags) => {
-                self.readvertise(|own| own.tags = tags);
+                self.readvertise(now, |own| own.tags = tags);
                 Ok(())
             }
             Input::InFlight(counts) => {
@@ -317,6 +318,13 @@ impl Membership {
         self.picture.listed().map(|listed| &listed.member)
     }
 
+    /// When a member of the role last changed its advert, by its own clock in milliseconds since the Unix epoch.
+    pub fn changed_ms(&self, role: &Name) -> Option<u64> {
+        let adverts = self.adverts.borrow();
+        let serving = self.members().filter(|member| member.role == *role);
+        serving.filter_map(|m| adverts.of(m.addr, m.instance)).map(|advert| advert.changed_ms).max()
+    }
+
     fn handle_datagram(&mut self, packet: &[u8], now: Duration) -> Result<(), PacketError> {
         match self.envelope.parse(packet)? {
             (Kind::Gossip, payload) => {
@@ -394,7 +402,7 @@ impl Membership {
         let state = if self.serving && self.in_touch { MemberState::Ready } else { MemberState::Joining };
         if matches!(self.phase, Phase::Member) && self.own.state != state {
             let since_ms = self.config.id.instance + millis(now);
-            self.readvertise(|own| {
+            self.readvertise(now, |own| {
                 own.state = state;
                 own.since_ms = since_ms;
             });
@@ -416,7 +424,7 @@ impl Membership {
     fn handle_leave(&mut self, now: Duration) {
         if matches!(self.phase, Phase::Member) {
             self.phase = Phase::Draining(Barrier::new(now, self.config.drain_timeout));
-            self.readvertise(|own| own.state = MemberState::Draining);
+            self.readvertise(now, |own| own.state = MemberState::Draining);
         }
     }
 
@@ -428,10 +436,11 @@ impl Membership {
     }
 
     /// Changes the own advert and spreads the new version at once.
-    fn readvertise(&mut self, change: impl FnOnce(&mut Advert)) {
+    fn readvertise(&mut self, now: Duration, change: impl FnOnce(&mut Advert)) {
         let before = self.own.clone();
         change(&mut self.own);
         if self.own != before || self.own.version == 0 {
+            self.own.changed_ms = self.config.id.instance + millis(now);
             self.spread_own();
         }
     }
@@ -662,6 +671,7 @@ impl Membership {
 
     fn apply_farewell(&mut self, state: MemberState, now: Duration) {
         self.own.state = state;
+        self.own.changed_ms = self.config.id.instance + millis(now);
         self.phase = Phase::Leaving { farewells: FAREWELLS, next_at: now };
     }
 

@@ -18,7 +18,7 @@ use feed::{
     event::UserEvent,
     frame::{Applied, ConsumerHello, FeedError, Member, SidecarCodec, SidecarHello, VERSION, Wait},
     keys::KeysAt,
-    stats::Stats,
+    stats::{Histogram, Stats},
 };
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
@@ -31,6 +31,7 @@ use tokio_util::codec::Framed;
 use crate::{
     advert::{FOLLOWED_ROLES_MAX, Follows},
     key_orders::Order,
+    link::unix_ms,
 };
 
 /// How long a connection may take to say what it wants.
@@ -59,6 +60,11 @@ pub(crate) enum Request {
 }
 
 struct Subscription {
+    /// What the consumer calls itself.
+    name: String,
+    /// The newest change of each role that is no news to it any more; by default those before it came.
+    seen_ms: BTreeMap<Name, u64>,
+    since_ms: u64,
     follows: Follows,
     applied: BTreeMap<Name, Applied>,
 }
@@ -67,6 +73,9 @@ struct Board {
     hello: SidecarHello,
     tags: RefCell<Tags>,
     tables: RefCell<BTreeMap<Name, RoleTable>>,
+    /// When the newest change in each table was made.
+    changed_ms: RefCell<BTreeMap<Name, u64>>,
+    applied: RefCell<BTreeMap<String, Histogram>>,
     members: RefCell<Vec<Member>>,
     subscriptions: RefCell<BTreeMap<u64, Subscription>>,
     synced: Cell<bool>,
@@ -110,6 +119,8 @@ impl Publisher {
             hello: SidecarHello { version: VERSION, node, cluster },
             tags: RefCell::new(tags),
             tables: RefCell::default(),
+            changed_ms: RefCell::default(),
+            applied: RefCell::default(),
             members: RefCell::default(),
             subscriptions: RefCell::default(),
             synced: Cell::new(false),
@@ -121,11 +132,17 @@ impl Publisher {
         }))
     }
 
-    pub(crate) fn publish_tables(&self, tables: Vec<RoleTable>) {
-        let mut board = self.0.tables.borrow_mut();
-        board.extend(tables.into_iter().map(|table| (table.role().clone(), table)));
-        drop(board);
+    /// Publishes a table; `changed_ms` is when a member changed what is in it.
+    pub(crate) fn publish_table(&self, table: RoleTable, changed_ms: Option<u64>) {
+        let role = table.role().clone();
+        self.0.changed_ms.borrow_mut().extend(changed_ms.map(|at| (role.clone(), at)));
+        self.0.tables.borrow_mut().insert(role, table);
         self.0.bump();
+    }
+
+    /// How long it took from changes until consumers had applied them, by consumer.
+    pub(crate) fn applied(&self) -> BTreeMap<String, Histogram> {
+        self.0.applied.borrow().clone()
     }
 
     pub(crate) fn publish_synced(&self) {
@@ -242,9 +259,14 @@ impl Board {
                 let follows = accept_hello(&hello)?;
                 let id = self.next_id.replace(self.next_id.get() + 1);
                 tracing::info!(consumer = hello.name, roles = ?hello.roles, "feed consumer came");
-                self.subscriptions
-                    .borrow_mut()
-                    .insert(id, Subscription { follows, applied: BTreeMap::new() });
+                let subscription = Subscription {
+                    name: hello.name.clone(),
+                    seen_ms: BTreeMap::new(),
+                    since_ms: unix_ms(),
+                    follows,
+                    applied: BTreeMap::new(),
+                };
+                self.subscriptions.borrow_mut().insert(id, subscription);
                 let _ = self.requests.send(Request::Consumers);
                 let outcome = self.serve_consumer(connection, id).await;
                 self.subscriptions.borrow_mut().remove(&id);
@@ -346,10 +368,25 @@ impl Board {
 
     fn apply_receipt(&self, id: u64, applied: Applied) {
         if let Some(subscription) = self.subscriptions.borrow_mut().get_mut(&id) {
+            self.measure(subscription, &applied, unix_ms());
             subscription.applied.insert(applied.role.clone(), applied);
         }
         self.bump();
         let _ = self.requests.send(Request::Consumers);
+    }
+
+    /// Counts how long the newest change took until this receipt for it.
+    fn measure(&self, subscription: &mut Subscription, applied: &Applied, now_ms: u64) {
+        let generation = self.tables.borrow().get(&applied.role).map(RoleTable::generation);
+        let Some(&changed_ms) = self.changed_ms.borrow().get(&applied.role) else { return };
+        let seen_ms = subscription.seen_ms.entry(applied.role.clone()).or_insert(subscription.since_ms);
+        if generation == Some(applied.generation) && changed_ms > *seen_ms {
+            *seen_ms = changed_ms;
+            let mut all = self.applied.borrow_mut();
+            if all.len() < CONNECTIONS_MAX || all.contains_key(&subscription.name) {
+                all.entry(subscription.name.clone()).or_default().record(now_ms.saturating_sub(changed_ms));
+            }
+        }
     }
 
     async fn serve_monitor(&self, connection: &mut Connection) -> Result<(), FeedError> {

@@ -187,6 +187,13 @@ pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
     for (cause, count) in &stats.dropped {
         println!("dropped.{cause} {count}");
     }
+    for (consumer, times) in &stats.applied {
+        println!("applied.{consumer}.count {}", times.count);
+        println!("applied.{consumer}.sum_ms {}", times.sum_ms);
+        for (bound, count) in &times.at_most_ms {
+            println!("applied.{consumer}.at_most_ms.{bound} {count}");
+        }
+    }
     Ok(())
 }
 

@@ -34,6 +34,19 @@ fn assert_nobody_else_answers(cluster: &Cluster, expected: &BTreeSet<String>) {
 }
 
 #[test]
+fn the_time_from_a_change_to_its_application_is_counted() {
+    let cluster = Cluster::up(&[]);
+    cluster.order("scale front=2");
+    let stats: serde_json::Value =
+        serde_json::from_str(&cluster.order("stats --json --node proxyserver")).unwrap();
+    let times = &stats["applied"]["proxy"];
+    let count = times["count"].as_u64().unwrap();
+    let buckets = times["at_most_ms"].as_object().unwrap().values();
+    assert!(count >= 1 && buckets.map(|n| n.as_u64().unwrap()).sum::<u64>() == count, "{stats}");
+    assert!(times["sum_ms"].as_u64().unwrap() < count * 1000, "on one machine, with one clock: {stats}");
+}
+
+#[test]
 fn every_front_asks_every_app_and_after_scaling_back_only_one_pair_is_left() {
     let cluster = Cluster::up(&[]);
     let steps = cluster.order("scale front=2 app=3");
