@@ -87,7 +87,8 @@ impl Found {
                 command.args(["agent", "-log-level=info"]);
                 command.arg(format!("-node={name}")).arg(format!("-bind={ip}:7946"));
                 command.arg(format!("-rpc-addr={ip}:7373"));
-                command.args(seed.map(|seed| format!("-join={seed}")));
+                // With -join an agent that finds its seed busy stays alone or ends.
+                command.args(seed.map(|seed| format!("-retry-join={seed}"))).arg("-retry-interval=1s");
             }
             Contender::Concertina => {
                 // Settings of the caller would be taken for the agents' own.
