@@ -1,0 +1,95 @@
+//! Leaving: drain, barrier, farewells; and what this node tells others that drain.
+
+use std::time::Duration;
+
+use feed::{Name, frame::MemberState};
+
+use super::{Membership, Phase, millis};
+use crate::{
+    drain::{Barrier, Report},
+    effect::Effect,
+    packet::Kind,
+};
+
+/// Farewells and the pause between them: one lost datagram must not turn a departure into a failure. The first ones only carry the
+/// last advert, the later ones leave the gossip: foca reads no broadcasts in a packet whose sender says that it is down, so
+/// that members would hear of a death before its reason.
+const FAREWELLS: u32 = 8;
+const FAREWELLS_AS_MEMBER: u32 = 4;
+const FAREWELL_PERIOD: Duration = Duration::from_millis(25);
+
+impl Membership {
+    pub(super) fn handle_leave(&mut self, now: Duration) {
+        if matches!(self.phase, Phase::Member) {
+            self.phase = Phase::Draining(Barrier::new(now, self.config.drain_timeout));
+            self.readvertise(now, |own| own.state = MemberState::Draining);
+        }
+    }
+
+    pub(super) fn check_barrier(&mut self, now: Duration) {
+        let Phase::Draining(barrier) = &self.phase else { return };
+        let held_up_by = self.held_up_by(barrier);
+        if held_up_by.is_empty() || now >= barrier.deadline {
+            self.effects.push_back(Effect::Drained { after: now.saturating_sub(barrier.since), held_up_by });
+            self.apply_farewell(MemberState::Left, now);
+            self.say_farewell(now);
+        }
+    }
+
+    /// The live consumers of the own role that have not let go.
+    pub(super) fn held_up_by(&self, barrier: &Barrier) -> Vec<Name> {
+        let followers = self.followers(&self.config.id.role).into_iter();
+        followers.filter(|id| !barrier.is_released_by(id.addr, id.instance)).map(|id| id.node).collect()
+    }
+
+    pub(super) fn apply_farewell(&mut self, state: MemberState, now: Duration) {
+        self.own.state = state;
+        self.own.changed_ms = self.config.id.instance + millis(now);
+        self.phase = Phase::Leaving { farewells: FAREWELLS, next_at: now };
+    }
+
+    pub(super) fn say_farewell(&mut self, now: Duration) {
+        let Phase::Leaving { farewells, next_at } = &mut self.phase else { return };
+        if now < *next_at {
+            return;
+        }
+        if *farewells == 0 || self.foca.num_members() == 0 {
+            self.phase = Phase::Left;
+            self.effects.push_back(Effect::Left);
+            return;
+        }
+        let said = FAREWELLS - *farewells;
+        *farewells -= 1;
+        *next_at = now + FAREWELL_PERIOD;
+        match said {
+            // Anew each time: a broadcast is sent so many times and no more.
+            ..FAREWELLS_AS_MEMBER => self.spread_own(),
+            FAREWELLS_AS_MEMBER => {
+                let outcome = self.foca.leave_cluster(&mut self.runtime);
+                self.note(outcome);
+            }
+            _ => {
+                let outcome = self.foca.gossip(&mut self.runtime);
+                self.note(outcome);
+            }
+        }
+    }
+
+    /// Tells draining members what the consumers here still have in flight with them.
+    pub(super) fn report(&mut self, now: Duration) {
+        let Some(counts) = self.reports.poll_due(now) else { return };
+        for listed in self.picture.listed().filter(|l| l.member.state == MemberState::Draining) {
+            let member = &listed.member;
+            if let Some(&in_flight) = counts.get(&member.instance) {
+                let report = Report {
+                    from: self.config.id.addr,
+                    from_instance: self.config.id.instance,
+                    instance: member.instance,
+                    in_flight,
+                };
+                let bytes = self.envelope.encode(Kind::Drain, &report.encode()).into();
+                self.effects.push_back(Effect::Send { to: member.addr, bytes });
+            }
+        }
+    }
+}
