@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// Farewells and the pause between them: one lost datagram must not turn a departure into a failure. The first ones only carry the
-/// last advert, the later ones leave the gossip: foca reads no broadcasts in a packet whose sender says that it is down, so
-/// that members would hear of a death before its reason.
+/// last advert, the later ones leave the gossip: foca drops the packets of whom it knows to be down, broadcasts included, so that
+/// a member that has heard of the death first would not hear the reason from here.
 const FAREWELLS: u32 = 8;
 const FAREWELLS_AS_MEMBER: u32 = 4;
 const FAREWELL_PERIOD: Duration = Duration::from_millis(25);
