@@ -105,6 +105,8 @@ impl Cluster {
     /// Starts a node that does not run.
     pub(super) async fn start_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
         let kind = known(name)?;
+        // One that was killed a moment ago may still be listed, and would be counted as the new one.
+        self.visible(&|_| {}).await?;
         self.start(kind, tell)?;
         self.visible(tell).await
     }
