@@ -105,8 +105,6 @@ impl Cluster {
     /// Starts a node that does not run.
     pub(super) async fn start_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
         let kind = known(name)?;
-        // One that was killed a moment ago may still be listed, and would be counted as the new one.
-        self.visible(&|_| {}).await?;
         self.start(kind, tell)?;
         self.visible(tell).await
     }
@@ -122,7 +120,8 @@ impl Cluster {
         kill_process_group(self.pid(kind)?, Signal::KILL)?;
         self.ended(kind).await;
         tell(format!("{name} killed"));
-        Ok(())
+        // While it is listed, it would be counted as one that is started next.
+        self.visible(&|_| {}).await
     }
 
     /// Freezes a node, or thaws it.

@@ -79,6 +79,7 @@ impl Round {
         cluster.agents.remove(victim);
         cluster.settle().context("after SIGKILL")?;
 
+        // The one that was stopped and came back: its leave must be told from a failure all the same.
         let leaver = last - 1;
         let leave = signal(&cluster, leaver, contender.leave_signal(), News::Left, &[News::Failed])?;
         keep_logs(&cluster, number, contender, leaver, &leave, out)?;
