@@ -20,7 +20,7 @@ fn a_frozen_app_delays_nobody_but_who_is_inside_and_loses_no_request() {
         load.goes_on();
         cluster.order("node pause appserver2");
         let paused = Instant::now();
-        cluster.order("wait --role appserver --min 1 --max 1 --node frontserver1 --visible");
+        cluster.sees("frontserver1", "appserver", 1);
         // Clients of the first load may all be inside. Whoever comes now must not get there.
         let newcomers = Load::start(cluster.addr, CLIENTS);
         while paused.elapsed() < PAUSE {
@@ -29,7 +29,7 @@ fn a_frozen_app_delays_nobody_but_who_is_inside_and_loses_no_request() {
         }
         newcomers.assert_lossless("an app is frozen and left out");
         cluster.order("node resume appserver2");
-        cluster.order("wait --role appserver --min 2 --node frontserver1 --visible");
+        cluster.sees("frontserver1", "appserver", 2);
     }
     load.goes_on();
     load.assert_lossless(&format!("{pauses} pauses of an app"));

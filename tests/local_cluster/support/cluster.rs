@@ -7,6 +7,7 @@ use super::{
     place::Place,
     program::{Ended, Running, concertina, run},
     turns::Turn,
+    wait::until,
 };
 
 /// A running cluster. The order of the fields is the order in which it goes away.
@@ -54,6 +55,12 @@ impl Cluster {
         let ended = self.run(command);
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{command}: {}", ended.stdout);
         ended.stdout
+    }
+
+    /// Waits until a node, which may just be starting, and what runs there act on so many of a role.
+    pub(crate) fn sees(&self, node: &str, role: &str, count: usize) {
+        let wait = format!("wait --role {role} --min {count} --max {count} --node {node} --visible");
+        until(&format!("{node} sees {count} {role}"), || (self.run(&wait).code == Some(0)).then_some(()));
     }
 
     /// Where a node's role serves that was there from the start.
