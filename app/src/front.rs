@@ -101,7 +101,8 @@ impl Front {
     }
 
     /// Asks one app after the other until one answers. An app that is slow to answer ends the search: by then the
-    /// client has waited long enough.
+    /// client has waited long enough. One that vanishes meanwhile does not: a frozen one, or the other half of a cut
+    /// network, would be waited for in vain.
     async fn ask_apps(&self, method: &Method) -> Result<Response<Relayed>, Refusal> {
         let role = || self.app_role.clone();
         let mut refusal = Refusal::NoneReady { role: role() };
@@ -110,7 +111,11 @@ impl Front {
             let now = Instant::now().into_std();
             let Some(lease) = self.pool.borrow().choose(&tried, now, &mut rand::rng()) else { break };
             let app = Rc::clone(lease.app());
-            let error = match call::ask(lease, method, &self.greeting).await {
+            let answer = tokio::select! {
+                answer = call::ask(lease, method, &self.greeting) => answer,
+                () = app.vanished() => Err(CallError::Vanished),
+            };
+            let error = match answer {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };

@@ -14,6 +14,7 @@ use std::{
 
 use feed::{Endpoint, EndpointState, Name, RoleTable};
 use rand::{Rng, RngExt as _};
+use tokio::sync::Notify;
 
 /// Most idle connections kept to one app: what a burst leaves behind, a descriptor each, here and there.
 const IDLE_MAX: usize = 32;
@@ -39,6 +40,8 @@ pub(crate) struct App<C> {
     in_flight: Cell<u32>,
     ejected_until: Cell<Option<Instant>>,
     idle: RefCell<Vec<C>>,
+    /// Told when a table leaves it out.
+    vanished: Notify,
 }
 
 /// A request under way at an app, counted for as long as this lives.
@@ -62,6 +65,12 @@ impl<C> Pool<C> {
             app.share.set(share(endpoint));
             app.is_suspect.set(endpoint.state == EndpointState::Suspect);
         }
+        let is_listed = |key: &(u64, SocketAddr)| {
+            table.endpoints().iter().any(|endpoint| (endpoint.instance, endpoint.addr) == *key)
+        };
+        for (_, app) in self.0.iter().filter(|(key, app)| app.in_flight.get() > 0 && !is_listed(key)) {
+            app.vanished.notify_waiters();
+        }
         self.0.retain(|_, app| {
             if app.share.get() == 0 {
                 app.idle.take();
@@ -77,12 +86,13 @@ impl<C> Pool<C> {
     }
 
     /// Chooses an app that was not tried yet: of two drawn by weight the one with fewer requests under way, of
-    /// equals the first drawn. Ejected and suspect apps count only when there is no other.
+    /// equals the first drawn. Ejected apps count only when there is no other, suspects only when there is none of these.
     pub(crate) fn choose(&self, tried: &[Rc<App<C>>], now: Instant, rng: &mut impl Rng) -> Option<Lease<C>> {
         let untried = self.0.values().filter(|app| !tried.iter().any(|t| Rc::ptr_eq(t, app)));
-        let (ejected, healthy): (Vec<_>, Vec<_>) =
-            untried.partition(|app| app.is_suspect.get() || app.is_ejected(now));
-        let mut candidates = if healthy.iter().any(|app| app.share.get() > 0) { healthy } else { ejected };
+        let rank = |app: &&Rc<App<C>>| (app.is_suspect.get(), app.is_ejected(now));
+        let mut candidates: Vec<_> = untried.filter(|app| app.share.get() > 0).collect();
+        let best = candidates.iter().map(rank).min()?;
+        candidates.retain(|app| rank(app) == best);
         let first = draw(&mut candidates, rng)?;
         let chosen = match draw(&mut candidates, rng) {
             Some(second) if second.in_flight.get() < first.in_flight.get() => second,
@@ -124,12 +134,18 @@ impl<C> App<C> {
             in_flight: Cell::new(0),
             ejected_until: Cell::new(None),
             idle: RefCell::default(),
+            vanished: Notify::new(),
         })
     }
 
     /// The app failed: for [`EJECTION`] it is chosen only when there is no other.
     pub(crate) fn eject(&self, now: Instant) {
         self.ejected_until.set(Some(now + EJECTION));
+    }
+
+    /// Waits until a table leaves the app out: what it was asked then, somebody else has to answer.
+    pub(crate) async fn vanished(&self) {
+        self.vanished.notified().await;
     }
 
     fn is_ejected(&self, now: Instant) -> bool {
@@ -221,6 +237,24 @@ mod tests {
 
     fn draining(n: u16) -> Endpoint {
         Endpoint { state: EndpointState::Draining, ..ready(n) }
+    }
+
+    fn suspect(n: u16) -> Endpoint {
+        Endpoint { state: EndpointState::Suspect, ..ready(n) }
+    }
+
+    #[test]
+    fn suspects_are_chosen_where_nobody_is_ready_and_keep_their_connections() {
+        let mut bench = Bench::of(vec![ready(1)]);
+        bench.choose().unwrap().park("kept");
+        bench.apply(vec![suspect(1), ready(2)]);
+        let tally: [usize; 2] = bench.tally(100);
+        assert_eq!(tally, [0, 100]);
+        let ready = Rc::clone(bench.choose().unwrap().app());
+        ready.eject(bench.now);
+        assert_eq!(bench.choose().unwrap().app().addr.port(), 2, "one that is ejected is ready all the same");
+        let other = bench.choose_beside(&[ready]).unwrap();
+        assert_eq!((other.app().addr.port(), other.take_idle()), (1, Some("kept")));
     }
 
     #[test]

@@ -207,6 +207,20 @@ async fn a_kept_connection_that_dies_unanswered_is_replaced_by_a_fresh_one() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn what_an_app_was_asked_that_vanishes_another_answers() {
+    let (silent, silent_addr) = bind("127.0.0.1:0").await;
+    let (front, mut sidecar) = start_front().await;
+    sidecar.tell(vec![ready(1, silent_addr)]).await;
+    let request = spawn_local(ask(front.addr, "GET", "/hello"));
+    let mut at_silent = accept(&silent).await;
+    read_head(&mut at_silent).await;
+    let other = start_app("appserver2").await;
+    sidecar.tell(vec![ready(2, other.addr)]).await;
+    assert_eq!(request.await.unwrap().body, "Hello frontserver1, I'm appserver2 !\n");
+    assert_eq!(at_silent.read(&mut [0]).await.unwrap(), 0, "nobody waits there any more");
+}
+
+#[tokio::test(flavor = "local")]
 async fn an_app_that_is_silent_for_too_long_is_a_gateway_timeout() {
     let (app, addr) = bind("127.0.0.1:0").await;
     let (front, mut sidecar) = start_front().await;

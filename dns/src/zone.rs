@@ -250,6 +250,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn suspects_stand_in_where_nobody_of_their_role_is_ready() {
+        let suspect = || Endpoint { state: EndpointState::Suspect, ..endpoint("app1", 1, "10.0.0.1:80") };
+        let alone = zone(&[("app", &[suspect()])]);
+        assert_eq!(ips(&alone, "app.").unwrap(), ["10.0.0.1"]);
+        assert_eq!(ips(&alone, "app1.").unwrap(), ["10.0.0.1"]);
+        let beside = zone(&[("app", &[suspect(), endpoint("app2", 2, "10.0.0.2:80")])]);
+        assert_eq!(ips(&beside, "app.").unwrap(), ["10.0.0.2"]);
+        assert_eq!(ips(&beside, "app1."), None);
+    }
+
+    #[test]
     fn roles_and_nodes_are_found_bare_and_under_the_zone_in_any_case() {
         let zone =
             zone(&[("app", &[endpoint("app1", 1, "10.0.0.1:80"), endpoint("app2", 2, "10.0.0.2:80")])]);

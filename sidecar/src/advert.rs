@@ -50,7 +50,7 @@ pub struct Advert {
     pub weight: u16,
     /// When it became ready, in milliseconds since the Unix epoch.
     pub since_ms: u64,
-    /// When it last changed, in milliseconds since the Unix epoch.
+    /// When its state or tags last changed, in milliseconds since the Unix epoch.
     pub changed_ms: u64,
     /// Whose drains wait for it.
     pub follows: Follows,

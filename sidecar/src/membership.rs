@@ -62,11 +62,6 @@ const SYNC_PERIOD: Duration = Duration::from_secs(10);
 const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
 /// How long newcomers that know nobody else wait before they are a cluster: time for one who knows it to answer.
 const FOUNDING_PERIOD: Duration = Duration::from_secs(1);
-/// A node whose timers come later than this was not running: starved, frozen, or on a machine that slept.
-const STALL_MIN: Duration = Duration::from_millis(100);
-/// How long it then listens before it goes on: the answers that came meanwhile are still in its socket.
-const STALL_GRACE: Duration = Duration::from_millis(50);
-
 /// What a node is and knows when it starts.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -312,7 +307,7 @@ impl Membership {
         self.picture.listed().map(|listed| &listed.member)
     }
 
-    /// When a member of the role last changed its advert, by its own clock in milliseconds since the Unix epoch.
+    /// When a member of the role last changed what its table says of it, by its own clock in milliseconds since the Unix epoch.
     pub fn changed_ms(&self, role: &Name) -> Option<u64> {
         let adverts = self.adverts.borrow();
         let serving = self.members().filter(|member| member.role == *role);
@@ -427,7 +422,10 @@ impl Membership {
         let before = self.own.clone();
         change(&mut self.own);
         if self.own != before || self.own.version == 0 {
-            self.own.changed_ms = self.config.id.instance + millis(now);
+            // Whom it follows is in no table.
+            if (self.own.state, &self.own.tags) != (before.state, &before.tags) {
+                self.own.changed_ms = self.config.id.instance + millis(now);
+            }
             self.spread_own();
         }
     }
@@ -443,7 +441,7 @@ impl Membership {
     /// Everything that follows from an input or from time: timers, periodic work, the new picture, packets.
     fn advance(&mut self, now: Duration) {
         self.drain_runtime(now);
-        self.forgive_stall(now);
+        self.timers.forgive_stall(now);
         while let Some(timer) = self.timers.poll_due(now) {
             self.cause = Evidence::Probe;
             let outcome = self.foca.handle_timer(timer, &mut self.runtime);
@@ -472,16 +470,6 @@ impl Membership {
         self.tell_events(now);
         self.advance_queries(now);
         self.drain_runtime(now);
-    }
-
-    /// Time in which this node did not run does not count against others: their answers may lie unread. So a starved node is slow to
-    /// accuse instead of being wrong, which is what Lifeguard's local health is for.
-    fn forgive_stall(&mut self, now: Duration) {
-        let late =
-            self.timers.next_deadline().map_or(Duration::ZERO, |deadline| now.saturating_sub(deadline));
-        if late > STALL_MIN {
-            self.timers.postpone(late + STALL_GRACE);
-        }
     }
 
     fn unsettle(&mut self, now: Duration) {

@@ -64,6 +64,7 @@ struct Subscription {
     name: String,
     /// The newest change of each role that is no news to it any more; by default those before it came.
     seen_ms: BTreeMap<Name, u64>,
+    /// When it came.
     since_ms: u64,
     follows: Follows,
     applied: BTreeMap<Name, Applied>,

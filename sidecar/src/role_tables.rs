@@ -24,9 +24,9 @@ pub(crate) struct Listed {
 }
 
 /// How long one who failed is a suspect: ten times what a wrongly accused member needs to be heard again by all.
-pub(crate) const SUSPECT_PERIOD: Duration = Duration::from_secs(3);
+const SUSPECT_PERIOD: Duration = Duration::from_secs(3);
 /// The same where more than half of the role failed within this time. A switch is replaced, a partition noticed, within it.
-pub(crate) const MASS_SUSPECT_PERIOD: Duration = Duration::from_secs(60);
+const MASS_SUSPECT_PERIOD: Duration = Duration::from_secs(60);
 /// Fewer failures than this are no mass failure, whatever their share.
 const MASS_FAILURES_MIN: usize = 2;
 
@@ -46,8 +46,8 @@ pub(crate) struct RoleTables {
 }
 
 impl RoleTables {
-    /// Takes the members as they are now, with the names and instances of those that failed since the last call, and returns the tables that are
-    /// different from before.
+    /// Takes the members as they are now, with the names and instances of those that failed since the last call, and returns
+    /// the tables that are different from before.
     pub(crate) fn apply_members<'a>(
         &mut self,
         members: impl Iterator<Item = &'a Listed>,
@@ -56,10 +56,10 @@ impl RoleTables {
     ) -> Vec<RoleTable> {
         let mut endpoints: BTreeMap<Name, Vec<Endpoint>> =
             self.by_role.keys().map(|role| (role.clone(), Vec::new())).collect();
-        let (mut names, mut ips) = (BTreeSet::new(), BTreeSet::new());
+        let (mut names, mut addrs) = (BTreeSet::new(), BTreeSet::new());
         for listed in members {
             names.insert(&listed.member.name);
-            ips.insert((listed.member.addr.ip(), listed.member.addr.port()));
+            addrs.insert(listed.member.addr);
             endpoints.entry(listed.member.role.clone()).or_default().extend(endpoint(listed));
         }
         self.note_failed(failed, now);
@@ -67,8 +67,8 @@ impl RoleTables {
         for (role, lost) in &mut self.lost {
             // Whoever has the name or the address now is not the one that was lost (reuse fencing), or is it again.
             lost.retain(|lost| {
-                let gossip = (lost.endpoint.addr.ip(), lost.endpoint.gossip_port);
-                !names.contains(&lost.endpoint.node) && !ips.contains(&gossip)
+                let addr = (lost.endpoint.addr.ip(), lost.endpoint.gossip_port).into();
+                !names.contains(&lost.endpoint.node) && !addrs.contains(&addr)
             });
             lost.retain(|lost| now < lost.since + MASS_SUSPECT_PERIOD);
             let present = endpoints.entry(role.clone()).or_default();
@@ -82,6 +82,11 @@ impl RoleTables {
         }
         self.lost.retain(|_, lost| !lost.is_empty());
         endpoints.into_iter().filter_map(|(role, endpoints)| self.apply_role(role, endpoints)).collect()
+    }
+
+    /// An operator wants this one forgotten; the next tables are without it.
+    pub(crate) fn forget_suspect(&mut self, node: &Name) {
+        self.lost.values_mut().for_each(|lost| lost.retain(|lost| lost.endpoint.node != *node));
     }
 
     /// When the tables are to be looked at again, though nothing has happened.
@@ -252,5 +257,13 @@ mod tests {
             scene.members.push(newcomer);
             assert_eq!(states(&scene.fail(0, Duration::ZERO)), (1, 0), "{name} {addr}");
         }
+    }
+
+    #[test]
+    fn a_forgotten_suspect_is_in_the_next_table_no_more() {
+        let mut scene = Scene::new(2);
+        scene.fail(2, Duration::ZERO);
+        scene.tables.forget_suspect(&"n1".parse().unwrap());
+        assert_eq!(states(&scene.fail(0, Duration::ZERO)), (0, 1));
     }
 }

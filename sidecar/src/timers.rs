@@ -5,6 +5,12 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
+/// A node whose timers come later than this was not running: starved, frozen, or on a machine that slept. Twice the pause between
+/// two rounds of gossip.
+const STALL_MIN: Duration = Duration::from_millis(100);
+/// How long it then listens before it goes on: the answers that came meanwhile are still in its socket.
+const STALL_GRACE: Duration = Duration::from_millis(50);
+
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry<T> {
     deadline: Duration,
@@ -30,10 +36,16 @@ impl<T: Ord> Timers<T> {
         self.heap.push(Reverse(Entry { deadline, timer, sequence: self.sequence }));
     }
 
-    /// All of them come later by so much, in the same order.
-    pub(crate) fn postpone(&mut self, by: Duration) {
-        let entries = std::mem::take(&mut self.heap).into_iter();
-        self.heap = entries.map(|Reverse(e)| Reverse(Entry { deadline: e.deadline + by, ..e })).collect();
+    /// Time in which this node did not run does not count against others: their answers may lie unread. Puts everything off by as
+    /// long, in the same order. So a starved node is slow to accuse instead of being wrong, which is what Lifeguard's
+    /// local health is for.
+    pub(crate) fn forgive_stall(&mut self, now: Duration) {
+        let late = self.next_deadline().map_or(Duration::ZERO, |deadline| now.saturating_sub(deadline));
+        if late > STALL_MIN {
+            let by = late + STALL_GRACE;
+            let entries = std::mem::take(&mut self.heap).into_iter();
+            self.heap = entries.map(|Reverse(e)| Reverse(Entry { deadline: e.deadline + by, ..e })).collect();
+        }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
@@ -59,9 +71,24 @@ mod tests {
             timers.insert(ms(deadline), timer);
         }
         assert_eq!(timers.next_deadline(), Some(ms(10)));
-        timers.postpone(ms(100));
-        assert_eq!(timers.poll_due(ms(109)), None);
-        let due: Vec<char> = std::iter::from_fn(|| timers.poll_due(ms(125))).collect();
+        assert_eq!(timers.poll_due(ms(9)), None);
+        let due: Vec<char> = std::iter::from_fn(|| timers.poll_due(ms(25))).collect();
         assert_eq!(due, ['b', 'z', 'a']);
+    }
+
+    #[test]
+    fn timers_that_come_late_beyond_the_limit_are_put_off_in_their_order() {
+        let late = STALL_MIN + Duration::from_millis(10);
+        let mut timers = Timers::new();
+        timers.insert(Duration::from_millis(10), 'a');
+        timers.insert(Duration::from_millis(20), 'b');
+        timers.forgive_stall(late);
+        assert_eq!(timers.next_deadline(), Some(Duration::from_millis(10)), "at the limit");
+        let now = late + Duration::from_millis(1);
+        timers.forgive_stall(now);
+        assert_eq!(timers.next_deadline(), Some(now + STALL_GRACE));
+        assert_eq!(timers.poll_due(now), None);
+        let later = now + STALL_GRACE + Duration::from_millis(10);
+        assert_eq!((timers.poll_due(later), timers.poll_due(later)), (Some('a'), Some('b')));
     }
 }

@@ -8,7 +8,7 @@ mod sim;
 use std::{collections::BTreeMap, time::Duration};
 
 use feed::{
-    Tags,
+    Tags, ToSidecar,
     frame::{Member, MemberState},
 };
 use sidecar::{input::Input, lifeline::Peer};
@@ -364,6 +364,40 @@ mod fencing {
         sim.start(2, "billing", "billing");
         sim.run_until(2 * SECOND, |sim| sim.nodes.values().all(|n| n.ready("billing").len() == 1));
         assert!(sim.nodes.values().all(|n| !n.ready("app").contains("app2")), "one address, one holder");
+    }
+}
+
+mod changing {
+    use super::*;
+
+    #[test]
+    fn a_change_that_no_table_shows_is_not_the_newest_one() {
+        let mut sim = cluster(55, 3);
+        let before = sim.node(1).changed_ms("app");
+        sim.run(SECOND);
+        sim.follow(2, &["front"]);
+        sim.run(SECOND);
+        assert_eq!(sim.node(1).changed_ms("app"), before);
+        sim.input(2, Input::Tags(Tags::new(["zone=a".parse().unwrap()]).unwrap()));
+        sim.run(SECOND);
+        assert!(sim.node(1).changed_ms("app") >= before.map(|ms| ms + 2000));
+    }
+
+    #[test]
+    fn whoever_is_forced_to_leave_is_no_suspect_any_more() {
+        let mut sim = cluster(56, 4);
+        for n in [3, 4, 5] {
+            sim.kill(n);
+        }
+        sim.run(15 * SECOND);
+        let listed = |sim: &Sim| sim.node(1).tables["app"].endpoints().len();
+        assert_eq!(listed(&sim), 4, "three of four went at once, and are a last resort");
+        sim.input(
+            2,
+            Input::Question { to: 1, question: ToSidecar::ForceLeave { name: "app4".parse().unwrap() } },
+        );
+        sim.run(SECOND);
+        assert_eq!(listed(&sim), 3);
     }
 }
 

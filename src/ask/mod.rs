@@ -193,6 +193,7 @@ pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
         for (bound, count) in &times.at_most_ms {
             println!("applied.{consumer}.at_most_ms.{bound} {count}");
         }
+        println!("applied.{consumer}.longer {}", times.longer);
     }
     Ok(())
 }

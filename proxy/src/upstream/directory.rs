@@ -34,6 +34,11 @@ impl Endpoint {
     pub(crate) fn is_eligible(&self) -> bool {
         self.state != EndpointState::Draining && self.weight > 0
     }
+
+    /// It is meant to be given work.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state == EndpointState::Ready && self.weight > 0
+    }
 }
 
 /// A role's endpoints at one time.

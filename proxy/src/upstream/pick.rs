@@ -5,8 +5,6 @@
 
 use std::{cell::LazyCell, sync::atomic::Ordering};
 
-use feed::EndpointState;
-
 use super::{directory::Endpoint, hash::score};
 
 /// How long a new endpoint's share grows from [`SLOW_START_SHARE`] to all of its weight. Its age is gossiped, so a proxy that
@@ -65,7 +63,7 @@ pub(crate) enum Unpicked {
     Full,
 }
 
-/// Chooses among endpoints: ready ones that are neither avoided, refusing nor ejected, else those that are either or suspect, else
+/// Chooses among endpoints: ready ones that are neither avoided, refusing nor ejected, else those that are either, else suspects, else
 /// avoided ones. That the better ones are at their limit is no reason to choose among worse. Returns a position.
 pub(crate) fn pick<'a>(
     endpoints: impl Fn(usize) -> &'a Endpoint,
@@ -74,24 +72,22 @@ pub(crate) fn pick<'a>(
     dice: &mut Dice,
 ) -> Result<usize, Unpicked> {
     let now_ms = terms.now.ms;
-    let ready = |i: usize| endpoints(i).is_eligible();
-    let fresh = |i: usize| ready(i) && !terms.avoid.contains(&endpoints(i).instance);
+    let eligible = |i: usize| endpoints(i).is_eligible();
+    let fresh = |i: usize| eligible(i) && !terms.avoid.contains(&endpoints(i).instance);
+    let ready = |i: usize| fresh(i) && endpoints(i).is_ready();
     let is_ejected = |i: usize| endpoints(i).health.is_ejected(now_ms);
     // Only worked out where somebody is ejected.
     let is_panic = LazyCell::new(|| {
-        let all = (0..count).filter(|&i| ready(i));
+        let all = (0..count).filter(|&i| endpoints(i).is_ready());
         let ejected = all.clone().filter(|&i| is_ejected(i));
         ejected.count() * 100 > all.count() * usize::from(terms.panic_percent)
     });
-    let healthy = |i: usize| {
-        fresh(i)
-            && endpoints(i).state == EndpointState::Ready
-            && !endpoints(i).health.is_refusing(now_ms)
-            && (!is_ejected(i) || *is_panic)
-    };
+    let healthy =
+        |i: usize| ready(i) && !endpoints(i).health.is_refusing(now_ms) && (!is_ejected(i) || *is_panic);
     choose(&endpoints, count, healthy, terms, dice)
-        .or_else(|| choose(&endpoints, count, fresh, terms, dice))
         .or_else(|| choose(&endpoints, count, ready, terms, dice))
+        .or_else(|| choose(&endpoints, count, fresh, terms, dice))
+        .or_else(|| choose(&endpoints, count, eligible, terms, dice))
         .unwrap_or(Err(Unpicked::Nobody))
 }
 
@@ -171,6 +167,8 @@ fn share(endpoint: &Endpoint, unix_ms: u64) -> u64 {
 mod tests {
     use std::sync::Arc;
 
+    use feed::EndpointState;
+
     use super::{super::hash::hash, *};
 
     fn pick_among(endpoints: &[Endpoint], terms: &Terms<'_>, dice: &mut Dice) -> Result<usize, Unpicked> {
@@ -241,6 +239,28 @@ mod tests {
         let mut dice = Dice::new(1);
         assert_eq!(pick_among(&endpoints, &Terms { avoid: &[2], ..terms(LATER) }, &mut dice), Ok(0));
         assert!(pick_among(&endpoints, &Terms { avoid: &[1, 2], ..terms(LATER) }, &mut dice).is_ok());
+    }
+
+    #[test]
+    fn suspects_are_chosen_where_nobody_is_ready() {
+        let suspect = |n| Endpoint { state: EndpointState::Suspect, ..endpoint(n, 100) };
+        let endpoints = [suspect(1), endpoint(2, 100), suspect(3)];
+        assert_eq!(counts(&endpoints, LATER), [0, 10_000, 0]);
+        endpoints[1].health.apply_refused(LATER.ms);
+        assert_eq!(counts(&endpoints, LATER), [0, 10_000, 0], "one that refuses is ready all the same");
+        let mut dice = Dice::new(1);
+        let retry = pick_among(&endpoints, &Terms { avoid: &[1, 2], ..terms(LATER) }, &mut dice);
+        assert_eq!(retry, Ok(2), "before those that failed already");
+    }
+
+    #[test]
+    fn suspects_do_not_count_for_the_panic_threshold() {
+        let suspect = Endpoint { state: EndpointState::Suspect, ..endpoint(3, 100) };
+        let endpoints = [endpoint(1, 100), endpoint(2, 100), suspect];
+        endpoints[0].health.eject(LATER.ms);
+        assert_eq!(counts(&endpoints, LATER), [0, 10_000, 0], "one of two, at the threshold");
+        endpoints[1].health.eject(LATER.ms);
+        assert!(counts(&endpoints, LATER)[..2].iter().all(|count| *count > 4500), "two of two");
     }
 
     #[test]

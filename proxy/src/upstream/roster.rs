@@ -209,7 +209,7 @@ impl Roster {
     /// Ejects, unless too many are already. Two workers may do so at the same moment: the panic threshold covers that.
     fn eject(&self, endpoint: &Endpoint, now_ms: u64) {
         let upstreams = self.upstreams.borrow();
-        let all = upstreams.iter().map(|u| &*u.endpoint).filter(|e| e.is_eligible());
+        let all = upstreams.iter().map(|u| &*u.endpoint).filter(|e| e.is_ready());
         let is_other_ejected =
             |e: &&Endpoint| !std::ptr::eq(&*e.health, &*endpoint.health) && e.health.is_ejected(now_ms);
         let others = all.clone().filter(is_other_ejected).count();

@@ -83,6 +83,8 @@ impl Membership {
         self.note(outcome);
         let outcome = self.foca.gossip(&mut self.runtime);
         self.note(outcome);
+        self.tables.forget_suspect(&node);
+        self.unsettle(now);
         let left = self.stories.forget_failed(&node, peer, now);
         if left.is_some() {
             self.verdicts.forget(&node);

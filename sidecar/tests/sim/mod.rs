@@ -54,6 +54,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// When a member of the role last changed what its table says, as this node knows.
+    pub(crate) fn changed_ms(&self, role: &str) -> Option<u64> {
+        self.membership.changed_ms(&role.parse().unwrap())
+    }
+
     /// The names that this node lists as ready for the role.
     pub(crate) fn ready(&self, role: &str) -> BTreeSet<String> {
         self.tables.get(role).into_iter().flat_map(|t| t.ready()).map(|e| e.node.to_string()).collect()
@@ -66,6 +71,8 @@ pub(crate) struct Sim {
     pub(crate) nodes: BTreeMap<SocketAddr, Node>,
     /// Who wants a tick, and when.
     due: BTreeSet<(Duration, SocketAddr)>,
+    /// Every process that there ever was: whatever a table lists is one of them.
+    started: BTreeSet<(SocketAddr, u64, String)>,
     queue: BTreeMap<(Duration, u64), Delivery>,
     sequence: u64,
     rng: StdRng,
@@ -92,6 +99,7 @@ impl Sim {
             now: Duration::ZERO,
             nodes: BTreeMap::new(),
             due: BTreeSet::new(),
+            started: BTreeSet::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             rng: StdRng::seed_from_u64(seed),
@@ -104,10 +112,11 @@ impl Sim {
 
     /// Starts a node that serves at once; its seed is the first address, which founds the cluster.
     pub(crate) fn start(&mut self, at: u16, name: &str, role: &str) {
+        let instance = 1_000_000 + u64::try_from(self.now.as_millis()).unwrap();
         let config = Config {
             id: MemberId {
                 addr: addr(at),
-                instance: 1_000_000 + u64::try_from(self.now.as_millis()).unwrap(),
+                instance,
                 renewal: 0,
                 node: name.parse().unwrap(),
                 role: role.parse().unwrap(),
@@ -137,6 +146,7 @@ impl Sim {
             at,
             name: name.to_owned(),
         };
+        self.started.insert((addr(at), instance, name.to_owned()));
         self.nodes.insert(addr(at), node);
         if at != 1 {
             self.input(at, Input::Seeds(vec![addr(1)]));
@@ -284,6 +294,11 @@ impl Sim {
                 }
                 Effect::Tables(tables) => {
                     for table in tables {
+                        for e in table.endpoints() {
+                            let gossip = (e.addr.ip(), e.gossip_port).into();
+                            let process = (gossip, e.instance, e.node.to_string());
+                            assert!(self.started.contains(&process), "never was: {e:?}");
+                        }
                         let known = node.tables.insert(table.role().clone(), table.clone());
                         assert!(
                             known.is_none_or(|known| known.generation() < table.generation()),

@@ -52,6 +52,8 @@ fn an_upstream_keeps_its_connections_while_it_is_ready_and_can_have_new_ones_whe
     let first = pool();
     roster.apply_listing(&listing(&[EndpointState::Ready], &health));
     assert!(Rc::ptr_eq(&first, &pool()) && !first.is_closed());
+    roster.apply_listing(&listing(&[EndpointState::Suspect], &health));
+    assert!(Rc::ptr_eq(&first, &pool()) && !first.is_closed(), "suspects may live");
     roster.apply_listing(&listing(&[EndpointState::Draining], &health));
     assert!(first.is_closed());
     roster.apply_listing(&listing(&[EndpointState::Ready], &health));
