@@ -72,7 +72,7 @@ pub type Via = (Evidence, Option<SocketAddr>);
 #[derive(Debug, Default)]
 pub struct Adverts {
     by_addr: BTreeMap<SocketAddr, (Advert, Via)>,
-    changed: bool,
+    changed: Vec<SocketAddr>,
 }
 
 impl Adverts {
@@ -82,8 +82,8 @@ impl Adverts {
         let news = known.is_none_or(|(known, _)| advert.rank() > known.rank());
         let room = known.is_some() || self.by_addr.len() < ADVERTS_MAX;
         if news && room {
+            self.changed.push(advert.addr);
             self.by_addr.insert(advert.addr, (advert, via));
-            self.changed = true;
         }
         news && room
     }
@@ -98,9 +98,14 @@ impl Adverts {
         self.by_addr.get(&addr).map_or((Evidence::Gossip, None), |(_, via)| *via)
     }
 
-    /// Whether anything changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
+    /// Whose adverts changed since the last call.
+    pub fn take_changed(&mut self) -> Vec<SocketAddr> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// How many changes there are to take.
+    pub fn changed_count(&self) -> usize {
+        self.changed.len()
     }
 
     /// How many are kept.

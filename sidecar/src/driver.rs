@@ -22,7 +22,7 @@ use feed::{
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::spawn_local,
     time::{Instant, sleep_until, timeout},
 };
@@ -66,9 +66,18 @@ const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(1200);
 enum Event {
     Serving(bool),
     Seeds(Vec<SocketAddr>),
-    Sync { from: IpAddr, state: Vec<u8> },
-    SyncEnded,
-    Stream { link: Link, packet: Vec<u8>, turn: Turn },
+    /// A message of an exchange of states, and who waits for what is to be said to it.
+    Sync {
+        from: IpAddr,
+        message: Vec<u8>,
+        answer: Option<oneshot::Sender<Vec<u8>>>,
+    },
+    SyncEnded(SocketAddr),
+    Stream {
+        link: Link,
+        packet: Vec<u8>,
+        turn: Turn,
+    },
     Dead(Peer),
     Outcome(QueryId, Option<Outcome>),
 }
@@ -243,6 +252,15 @@ impl Driver {
         }
     }
 
+    /// Takes a message of an exchange of states; what is to be said to it.
+    fn hear_sync(&mut self, message: &[u8], from: IpAddr) -> Option<Vec<u8>> {
+        let answer = self.membership.handle_sync(message, self.started.elapsed());
+        answer.unwrap_or_else(|why| {
+            self.gate.borrow_mut().note_drop(from, why);
+            None
+        })
+    }
+
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Serving(serving) => {
@@ -250,8 +268,12 @@ impl Driver {
                 self.input(Input::Serving(serving));
             }
             Event::Seeds(seeds) => self.input(Input::Seeds(seeds)),
-            Event::Sync { from, state } => self.hear(Input::Sync(&state), from),
-            Event::SyncEnded => self.input(Input::SyncEnded),
+            Event::Sync { from, message, answer } => {
+                if let Some((answer, bytes)) = answer.zip(self.hear_sync(&message, from)) {
+                    let _ = answer.send(bytes);
+                }
+            }
+            Event::SyncEnded(with) => self.input(Input::SyncEnded(with)),
             Event::Stream { link, packet, turn } => self.handle_stream(link, &packet, turn),
             Event::Dead(peer) => self.input(Input::Dead(peer)),
             Event::Outcome(id, outcome) => self.input(Input::Outcome(id, outcome)),
@@ -371,20 +393,36 @@ impl Driver {
         self.publisher.publish_change(member, members);
     }
 
-    fn sync_with(&self, with: SocketAddr) {
-        let (events, gate, own) = (self.events.clone(), self.gate.clone(), self.membership.encode_sync());
+    /// Exchanges states with a peer: summary, answer, and what it wants.
+    fn sync_with(&mut self, with: Peer) {
+        let (events, gate, summary) =
+            (self.events.clone(), self.gate.clone(), self.membership.encode_summary());
         let exchange = async move {
-            let mut link = Link::dialled(TcpStream::connect(with).await?, with, &gate).await?;
-            link.send(own).await?;
-            link.receive().await
+            let stream = match TcpStream::connect(with.addr).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    let _ = events.send(Event::Dead(with));
+                    return Err(error.into());
+                }
+                connected => connected?,
+            };
+            let mut link = Link::dialled(stream, with.addr, &gate).await?;
+            link.send(summary).await?;
+            let (answer, rest) = oneshot::channel();
+            let message = link.receive().await?;
+            let _ = events.send(Event::Sync { from: with.addr.ip(), message, answer: Some(answer) });
+            if let Ok(rest) = rest.await {
+                link.send(rest).await?;
+            }
+            Ok::<_, StreamError>(())
         };
+        let events = self.events.clone();
         spawn_local(async move {
             match timeout(SYNC_TIMEOUT, exchange).await {
-                Ok(Ok(state)) => drop(events.send(Event::Sync { from: with.ip(), state })),
-                Ok(Err(error)) => tracing::debug!(%with, %error, "state sync"),
-                Err(_) => tracing::debug!(%with, "state sync timed out"),
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(with = %with.addr, %error, "state sync"),
+                Err(_) => tracing::debug!(with = %with.addr, "state sync timed out"),
             }
-            let _ = events.send(Event::SyncEnded);
+            let _ = events.send(Event::SyncEnded(with.addr));
         });
     }
 
@@ -416,15 +454,23 @@ impl Driver {
         });
     }
 
-    /// Answers a state with the own one, which by then contains the other; or keeps a lifeline's far end.
+    /// Answers a summary, and takes what was wanted; or keeps a lifeline's far end.
     fn handle_stream(&mut self, mut link: Link, packet: &[u8], turn: Turn) {
         match self.envelope.parse(packet) {
             Ok((Kind::Sync, _)) => {
-                self.hear(Input::Sync(packet), link.peer());
-                let own = self.membership.encode_sync();
+                let from = link.peer();
+                let Some(answer) = self.hear_sync(packet, from) else { return };
+                let events = self.events.clone();
+                let exchange = async move {
+                    link.send(answer).await?;
+                    let message = link.receive().await?;
+                    let _ = events.send(Event::Sync { from, message, answer: None });
+                    Ok::<_, StreamError>(())
+                };
                 spawn_local(async move {
                     let _turn = turn;
-                    let _ = timeout(SYNC_TIMEOUT, link.send(own)).await;
+                    // Who wants nothing more to be said hangs up.
+                    let _ = timeout(SYNC_TIMEOUT, exchange).await;
                 });
             }
             Ok((Kind::Lifeline, payload)) => {

@@ -20,10 +20,11 @@ pub enum Effect {
         /// This.
         bytes: Bytes,
     },
-    /// Exchange states with this sidecar by stream.
+    /// Exchange states with this sidecar by stream: see
+    /// [`Membership::encode_summary`](crate::membership::Membership::encode_summary).
     Sync {
-        /// Its gossip address.
-        with: SocketAddr,
+        /// This one.
+        with: Peer,
     },
     /// Hold lifelines to these peers and to no others.
     Lifelines(Vec<Peer>),

@@ -33,6 +33,7 @@ pub(crate) struct Stories {
     by_name: BTreeMap<Name, Story>,
     /// How it was learned that they are down; taken when the picture loses them.
     downs: BTreeMap<Peer, Evidence>,
+    gone_count: usize,
     /// Processes that an operator had forgotten.
     forced: BTreeSet<Peer>,
     /// When the members last sent a gossip datagram.
@@ -99,7 +100,9 @@ impl Stories {
             MemberState::Left | MemberState::Failed => self.downs.get(&peer).copied().unwrap_or(advertised),
         };
         let story = Story { member: change.clone(), since: now, evidence };
-        self.by_name.insert(change.name.clone(), story);
+        let before = self.by_name.insert(change.name.clone(), story);
+        self.gone_count += usize::from(is_gone(&change));
+        self.gone_count -= usize::from(before.is_some_and(|story| is_gone(&story.member)));
         change
     }
 
@@ -114,15 +117,23 @@ impl Stories {
         })
     }
 
+    /// Notes whether somebody is active at this address.
+    pub(crate) fn note_active(&mut self, addr: SocketAddr, is_active: bool) {
+        if is_active {
+            self.heard.entry(addr).or_default();
+        } else {
+            self.heard.remove(&addr);
+        }
+    }
+
     /// Forgets what no member needs any more.
-    pub(crate) fn settle(&mut self, members: impl Iterator<Item = SocketAddr>) {
-        let mut before = std::mem::take(&mut self.heard);
-        self.heard = members.map(|addr| (addr, before.remove(&addr).flatten())).collect();
+    pub(crate) fn settle(&mut self) {
         self.downs.clear();
-        let gone = || self.by_name.values().filter(|story| is_gone(&story.member));
-        if gone().count() > GONE_MAX {
-            let oldest = gone().min_by_key(|story| story.since).map(|story| story.member.name.clone());
+        while self.gone_count > GONE_MAX {
+            let gone = self.by_name.values().filter(|story| is_gone(&story.member));
+            let oldest = gone.min_by_key(|story| story.since).map(|story| story.member.name.clone());
             oldest.map(|name| self.by_name.remove(&name));
+            self.gone_count -= 1;
         }
     }
 }
@@ -145,7 +156,7 @@ mod tests {
         for n in 0..=GONE_MAX {
             let now = Duration::from_secs(n as u64);
             stories.apply_change(member(n, MemberState::Failed), Evidence::Gossip, now);
-            stories.settle([].into_iter());
+            stories.settle();
             let first = stories.of(&"n0".parse().unwrap());
             assert_eq!(first.is_some(), n < GONE_MAX, "{n}");
         }

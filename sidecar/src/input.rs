@@ -13,10 +13,8 @@ pub enum Input<'a> {
     Tick,
     /// A datagram came.
     Datagram(&'a [u8]),
-    /// Another sidecar's whole state came by stream.
-    Sync(&'a [u8]),
-    /// The exchange that [`Effect::Sync`](crate::effect::Effect::Sync) asked for is over, well or badly.
-    SyncEnded,
+    /// The exchange with this address that [`Effect::Sync`](crate::effect::Effect::Sync) asked for is over, well or badly.
+    SyncEnded(SocketAddr),
     /// The addresses to announce to, own one excluded or not.
     Seeds(Vec<SocketAddr>),
     /// Addresses of members from before this start, to try while nobody else is known.
@@ -29,7 +27,7 @@ pub enum Input<'a> {
     Tags(Tags),
     /// What those consumers have in flight at draining instances they have stopped choosing.
     InFlight(BTreeMap<u64, u32>),
-    /// A lifeline ended and its peer does not accept connections any more.
+    /// A lifeline ended without a word and its peer does not accept connections any more, or it refuses them.
     Dead(Peer),
     /// Somebody asks something on this connection; answered by
     /// [`Effect::Reply`](crate::effect::Effect::Reply).
@@ -54,7 +52,6 @@ impl Input<'_> {
     pub(crate) fn evidence(&self) -> Evidence {
         match self {
             Self::Datagram(_) => Evidence::Gossip,
-            Self::Sync(_) => Evidence::Sync,
             Self::Dead(_) => Evidence::Lifeline,
             _ => Evidence::Itself,
         }

@@ -10,7 +10,10 @@ use std::{io, net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
-use crate::link::{Link, SharedGate};
+use crate::{
+    fnv::Fnv,
+    link::{Link, SharedGate},
+};
 
 /// Lifelines that one node holds. Each is watched from both ends, so a death is seen by about twice as many.
 pub(crate) const LIFELINES_COUNT: usize = 3;
@@ -162,21 +165,8 @@ pub(crate) fn choose(own: SocketAddr, members: impl Iterator<Item = Peer>) -> Ve
     chosen
 }
 
-/// FNV-1a over both addresses, then mixed: neighbouring addresses must not score alike.
 fn score(own: SocketAddr, peer: SocketAddr) -> u64 {
-    let bytes = |addr: SocketAddr| {
-        let ip = match addr.ip() {
-            std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            std::net::IpAddr::V6(ip) => ip,
-        };
-        ip.octets().into_iter().chain(addr.port().to_be_bytes())
-    };
-    let all = bytes(own).chain(bytes(peer));
-    let hash = all.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    mixed ^ (mixed >> 33)
+    Fnv::new(0).addr(own).addr(peer).finish()
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! The membership state machine: inputs and the time in, effects out. No socket, no clock, no global randomness.
 //!
 //! The picture of the cluster is never built from up and down notifications, which do not come in pairs (a restart or a
-//! reused address shows as a rename only). Whenever anything moved, the whole picture is taken from foca's member
-//! list and the adverts, and compared with the one before.
+//! reused address shows as a rename only). They only say which addresses have moved; what is there now is taken from
+//! foca's member list and the adverts.
 
 mod explaining;
 mod leaving;
 pub(crate) mod questions;
+mod settling;
+mod syncing;
 
 use std::{
     cell::RefCell,
@@ -31,15 +33,15 @@ use crate::{
     effect::Effect,
     event::Events,
     explain::Stories,
+    health::Health,
     input::Input,
-    lifeline::{self, Peer},
+    lifeline::Peer,
     member_id::MemberId,
     packet::{Envelope, Kind, PacketError},
-    picture::{Picture, how_it_went},
+    picture::Picture,
     query::Queries,
     role_tables::RoleTables,
-    swim::{foca_config, size_class},
-    sync::State,
+    swim::foca_config,
     timers::Timers,
     verdicts::Verdicts,
 };
@@ -89,17 +91,24 @@ enum Phase {
     Left,
 }
 
+type Gossip = Foca<MemberId, PostcardCodec, StdRng, Handler>;
+
 /// One node's share of the cluster's state.
 pub struct Membership {
     config: Config,
     envelope: Envelope,
-    foca: Foca<MemberId, PostcardCodec, StdRng, Handler>,
+    foca: Gossip,
+    /// By which the own objections to suspicions are told apart.
+    own_incarnation: foca::Incarnation,
+    health: Health,
     runtime: AccumulatingRuntime<MemberId>,
     timers: Timers<Timer<MemberId>>,
     adverts: Rc<RefCell<Adverts>>,
     events: Rc<RefCell<Events>>,
     own: Advert,
     phase: Phase,
+    /// Whether something moved that a drain may have waited for.
+    recheck_barrier: bool,
     seeds: Vec<SocketAddr>,
     /// Members from before this start.
     former: Vec<SocketAddr>,
@@ -108,12 +117,15 @@ pub struct Membership {
     announce_at: Duration,
     announce_pause: Duration,
     sync_at: Duration,
-    syncing: bool,
+    sync_pause: Duration,
+    syncing: BTreeSet<SocketAddr>,
     in_touch: bool,
     /// When a node with nothing but newcomers about it takes them for the cluster.
     founds_at: Option<Duration>,
     serving: bool,
     settle_at: Option<Duration>,
+    /// Addresses at which something may have changed.
+    moved: BTreeSet<SocketAddr>,
     picture: Picture,
     lifelines: Vec<Peer>,
     tables: RoleTables,
@@ -149,26 +161,33 @@ impl Membership {
             follows: Follows::Roles(Vec::new()),
             tags: config.tags.clone(),
         };
+        // Who is told of this node by an exchange of states need not ask again for its advert.
+        adverts.borrow_mut().apply(own.clone(), (Evidence::Itself, None));
         let mut node = Self {
             envelope: Envelope::new(&config.cluster),
             foca,
+            own_incarnation: foca::Incarnation::default(),
+            health: Health::default(),
             runtime: AccumulatingRuntime::new(),
             timers: Timers::new(),
             adverts,
             events,
             own,
             phase: Phase::Member,
+            recheck_barrier: false,
             seeds: Vec::new(),
             former: Vec::new(),
             met_seeds: BTreeSet::new(),
             announce_at: Duration::ZERO,
             announce_pause: ANNOUNCE_PAUSE_MIN,
             sync_at: SYNC_PERIOD,
-            syncing: false,
+            sync_pause: SYNC_REPAIR_PERIOD,
+            syncing: BTreeSet::new(),
             in_touch: false,
             founds_at: None,
             serving: false,
             settle_at: Some(Duration::ZERO),
+            moved: BTreeSet::from([config.id.addr]),
             picture: Picture::default(),
             lifelines: Vec::new(),
             tables: RoleTables::default(),
@@ -197,11 +216,10 @@ impl Membership {
         self.cause = input.evidence();
         let result = match input {
             Input::Tick => Ok(()),
-            Input::Datagram(_) | Input::Sync(_) if gone => Ok(()),
+            Input::Datagram(_) if gone => Ok(()),
             Input::Datagram(packet) => self.handle_datagram(packet, now),
-            Input::Sync(packet) => self.handle_sync(packet, now),
-            Input::SyncEnded => {
-                self.syncing = false;
+            Input::SyncEnded(with) => {
+                self.syncing.remove(&with);
                 Ok(())
             }
             Input::Seeds(seeds) => {
@@ -284,18 +302,6 @@ impl Membership {
             .min()
     }
 
-    /// The whole state, for an exchange by stream.
-    pub fn encode_sync(&self) -> Vec<u8> {
-        let own = foca::Member::alive(self.foca.identity().clone());
-        let members: Vec<_> = self.foca.iter_membership_state().cloned().chain([own]).collect();
-        let adverts = self.adverts.borrow();
-        let adverts =
-            members.iter().filter_map(|m| adverts.of(m.id().addr, m.id().instance).cloned()).collect();
-        let events = self.events.borrow().kept().cloned().collect();
-        let state = State { in_touch: self.in_touch, members, adverts, events };
-        self.envelope.encode(Kind::Sync, &state.encode())
-    }
-
     /// The packet that introduces this node on a lifeline.
     pub fn encode_lifeline(&self) -> Vec<u8> {
         let own = Peer { addr: self.config.id.addr, instance: self.config.id.instance };
@@ -334,41 +340,12 @@ impl Membership {
                     && report.instance == self.config.id.instance
                 {
                     barrier.handle_report(&report);
+                    self.recheck_barrier = true;
                 }
             }
             (Kind::Query, payload) => self.handle_query(payload, now)?,
             (Kind::Reply, payload) => self.handle_reply(payload, now)?,
             (kind, _) => return Err(PacketError::Kind(kind as u8)),
-        }
-        Ok(())
-    }
-
-    fn handle_sync(&mut self, packet: &[u8], now: Duration) -> Result<(), PacketError> {
-        let payload = match self.envelope.parse(packet)? {
-            (Kind::Sync, payload) => payload,
-            (kind, _) => return Err(PacketError::Kind(kind as u8)),
-        };
-        let state = State::parse(payload).ok_or(PacketError::Malformed)?;
-        let outcome = self.foca.apply_many(state.members.into_iter(), true, &mut self.runtime);
-        self.note(outcome);
-        let own_addr = self.config.id.addr;
-        let mut adverts = self.adverts.borrow_mut();
-        for advert in state.adverts.into_iter().filter(|advert| advert.addr != own_addr) {
-            adverts.apply(advert, (Evidence::Sync, None));
-        }
-        drop(adverts);
-        let mut events = self.events.borrow_mut();
-        for event in state.events {
-            events.apply_remembered(event, self.config.id.instance);
-        }
-        drop(events);
-        self.settle(now);
-        if state.in_touch {
-            self.apply_in_touch(now);
-        } else if !self.in_touch {
-            // The other is as new as this node: it has company, and asks on.
-            self.founds_at.get_or_insert(now + FOUNDING_PERIOD);
-            self.sync_at = now + SETTLE_PERIOD;
         }
         Ok(())
     }
@@ -441,14 +418,20 @@ impl Membership {
     /// Everything that follows from an input or from time: timers, periodic work, the new picture, packets.
     fn advance(&mut self, now: Duration) {
         self.drain_runtime(now);
-        self.timers.forgive_stall(now);
+        if self.timers.forgive_stall(now) {
+            self.health.note_trouble();
+        }
         while let Some(timer) = self.timers.poll_due(now) {
             self.cause = Evidence::Probe;
+            let ends_probe = matches!(timer, Timer::ProbeRandomMember(_));
             let outcome = self.foca.handle_timer(timer, &mut self.runtime);
             self.note(outcome);
-            self.drain_runtime(now);
+            let has_failed = self.drain_runtime(now);
+            if ends_probe && !has_failed {
+                self.health.note_answer();
+            }
         }
-        if self.adverts.borrow_mut().take_changed() {
+        if self.adverts.borrow().changed_count() > 0 {
             self.unsettle(now);
         }
         if self.settle_at.is_some_and(|at| at <= now) {
@@ -472,11 +455,6 @@ impl Membership {
         self.drain_runtime(now);
     }
 
-    fn unsettle(&mut self, now: Duration) {
-        let at = now + SETTLE_PERIOD;
-        self.settle_at = Some(self.settle_at.map_or(at, |other| other.min(at)));
-    }
-
     /// foca's complaints are about strangers' bytes or timers that came late; it stays whole in all of them.
     fn note(&self, outcome: Result<(), foca::Error>) {
         if let Err(error) = outcome {
@@ -484,26 +462,54 @@ impl Membership {
         }
     }
 
-    fn drain_runtime(&mut self, now: Duration) {
+    /// Takes what foca wants done; true if a probe of it has failed.
+    fn drain_runtime(&mut self, now: Duration) -> bool {
+        let mut has_failed = false;
         while let Some((to, payload)) = self.runtime.to_send() {
             let bytes = self.envelope.encode(Kind::Gossip, &payload).into();
             self.effects.push_back(Effect::Send { to: to.addr, bytes });
         }
+        while let Some(notification) = self.runtime.to_notify() {
+            has_failed |= matches!(notification, OwnedNotification::ProbeFailed(..));
+            self.handle_notification(notification, now);
+        }
         while let Some((after, timer)) = self.runtime.to_schedule() {
+            let after = self.health.stretch(&timer, after);
             self.timers.insert(now + after, timer);
         }
-        while let Some(notification) = self.runtime.to_notify() {
-            self.unsettle(now);
-            match notification {
-                // Alone again: the first member to come back is somebody to sync with.
-                OwnedNotification::Idle => self.announce_pause = ANNOUNCE_PAUSE_MIN,
-                OwnedNotification::Active => self.sync_at = now,
-                OwnedNotification::Rejoin(_) => self.spread_own(),
-                OwnedNotification::MemberDown(id) => {
-                    self.stories.note_down(Peer { addr: id.addr, instance: id.instance }, self.cause);
-                }
-                _ => {}
+        has_failed
+    }
+
+    fn handle_notification(&mut self, notification: OwnedNotification<MemberId>, now: Duration) {
+        match notification {
+            OwnedNotification::MemberUp(id) => drop(self.moved.insert(id.addr)),
+            OwnedNotification::MemberDown(id) => {
+                self.moved.insert(id.addr);
+                self.stories.note_down(Peer { addr: id.addr, instance: id.instance }, self.cause);
             }
+            OwnedNotification::Rename(before, after) => self.moved.extend([before.addr, after.addr]),
+            // Alone again: the first member to come back is somebody to sync with.
+            OwnedNotification::Idle => self.announce_pause = ANNOUNCE_PAUSE_MIN,
+            OwnedNotification::Active => self.sync_at = now,
+            OwnedNotification::Rejoin(id) => {
+                self.moved.insert(id.addr);
+                self.spread_own();
+            }
+            // Who is suspected here hears of it at once and by a way on which nothing is lost; one that is dead refuses.
+            OwnedNotification::ProbeFailed(_, id) => {
+                self.health.note_trouble();
+                self.start_sync(Peer { addr: id.addr, instance: id.instance });
+            }
+            OwnedNotification::DataSent(header) => {
+                if header.src_incarnation > self.own_incarnation {
+                    self.health.note_trouble();
+                }
+                self.own_incarnation = header.src_incarnation;
+            }
+            OwnedNotification::Defunct | OwnedNotification::DataReceived(_) => {}
+        }
+        if !self.moved.is_empty() {
+            self.unsettle(now);
         }
     }
 
@@ -528,104 +534,8 @@ impl Membership {
     }
 
     fn has_lost_a_seed(&self) -> bool {
-        let is_active = |seed: &SocketAddr| self.foca.iter_members().any(|member| member.id().addr == *seed);
-        self.seeds.iter().any(|seed| self.met_seeds.contains(seed) && !is_active(seed))
-    }
-
-    /// Exchanges states: with a member whose advert is missing, else now and then with anybody.
-    fn sync(&mut self, now: Duration) {
-        if now < self.sync_at {
-            return;
-        }
-        let adverts = self.adverts.borrow();
-        let incomplete = self
-            .foca
-            .iter_members()
-            .filter(|m| adverts.of(m.id().addr, m.id().instance).is_none())
-            .choose(&mut self.rng);
-        let repair = incomplete.is_some();
-        let with = incomplete.or_else(|| self.foca.iter_members().choose(&mut self.rng));
-        let first = !self.in_touch;
-        if let Some(member) = with.filter(|_| !self.syncing) {
-            self.syncing = true;
-            self.effects.push_back(Effect::Sync { with: member.id().addr });
-        }
-        let period = if repair || first { SYNC_REPAIR_PERIOD } else { SYNC_PERIOD };
-        self.sync_at = now + period.mul_f64(self.rng.random_range(0.75..1.25));
-    }
-
-    /// Takes the new picture and tells what is different.
-    fn settle(&mut self, now: Duration) {
-        self.settle_at = None;
-        let adverts = self.adverts.borrow();
-        let others = self.foca.iter_members().map(foca::Member::id);
-        let picture = Picture::take(others.chain([self.foca.identity()]), &adverts);
-        let before = std::mem::replace(&mut self.picture, picture);
-        let mut failed = BTreeSet::new();
-        let mut told = Vec::new();
-        for change in self.picture.changes_since(&before, &adverts) {
-            let (via, _) = adverts.via(change.addr);
-            let change = self.stories.apply_change(change, via, now);
-            self.verdicts.forget(&change.name);
-            // Who says itself that its process died is beyond doubt.
-            let advert = adverts.of(change.addr, change.instance);
-            let own_word = advert.is_some_and(|advert| advert.state == MemberState::Failed);
-            if change.state == MemberState::Failed && !own_word {
-                failed.insert((change.name.clone(), change.instance));
-            }
-            let is_hearsay = self.stories.is_hearsay(&change.name);
-            if change.state == MemberState::Failed && !own_word && is_hearsay {
-                self.verdicts.push(change, now);
-            } else {
-                told.push(change);
-            }
-        }
-        for clear in self.verdicts.take_due(now, |member| how_it_went(member, &adverts)) {
-            let (via, _) = adverts.via(clear.addr);
-            told.push(match clear.state {
-                MemberState::Failed => clear,
-                _ => self.stories.apply_change(clear, via, now),
-            });
-        }
-        self.effects.extend(told.into_iter().map(Effect::Change));
-        self.stories.settle(self.foca.iter_members().map(|member| member.id().addr));
-        let is_silent = |id: &MemberId| adverts.of(id.addr, id.instance).is_none();
-        if self.foca.iter_members().any(|member| is_silent(member.id())) {
-            self.sync_at = self.sync_at.min(now + SYNC_REPAIR_PERIOD);
-        }
-        drop(adverts);
-        let addrs = self.foca.iter_members().map(|member| member.id().addr);
-        self.met_seeds.extend(addrs.filter(|addr| self.seeds.contains(addr)));
-        if self.has_lost_a_seed() {
-            self.announce_at = self.announce_at.min(now + REANNOUNCE_LOST_PERIOD);
-        }
-        let peers = self.foca.iter_members().map(|m| Peer { addr: m.id().addr, instance: m.id().instance });
-        let lifelines = lifeline::choose(self.config.id.addr, peers);
-        if lifelines != self.lifelines {
-            self.lifelines.clone_from(&lifelines);
-            self.effects.push_back(Effect::Lifelines(lifelines));
-        }
-        let tables = self.tables.apply_members(self.picture.listed(), &failed, now);
-        let deadlines = [self.tables.next_deadline(), self.verdicts.next_deadline()];
-        self.settle_at = deadlines.into_iter().flatten().min();
-        if !tables.is_empty() {
-            self.effects.push_back(Effect::Tables(tables));
-        }
-        if size_class(before.len()) != size_class(self.picture.len()) {
-            let outcome = self.foca.set_config(foca_config(self.picture.len()));
-            self.note(outcome);
-        }
-        self.forget_strangers();
-    }
-
-    /// Adverts outlive their members a little (they may come first); much later they are garbage.
-    fn forget_strangers(&mut self) {
-        let active: BTreeSet<SocketAddr> =
-            self.foca.iter_members().map(|m| m.id().addr).chain([self.config.id.addr]).collect();
-        let mut adverts = self.adverts.borrow_mut();
-        if adverts.len() > 2 * active.len() + 64 {
-            adverts.retain(|addr| active.contains(addr));
-        }
+        let is_lost = |seed: &SocketAddr| self.met_seeds.contains(seed) && self.picture.at(*seed).is_none();
+        self.seeds.iter().any(is_lost)
     }
 }
 

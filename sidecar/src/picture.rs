@@ -1,51 +1,128 @@
-//! The cluster as one node sees it at one time: every active member by name.
+//! The cluster as one node sees it: every active member by address, and who has which name.
+//!
+//! Changed address by address, because taking the whole of it anew costs a cluster of a thousand more than everything else. It
+//! holds nothing but what foca's list and the adverts say of an address at the time; who calls says which addresses may
+//! have changed.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use feed::{
     Name,
     frame::{Member, MemberState},
 };
 
-use crate::{advert::Adverts, member_id::MemberId, role_tables::Listed};
+use crate::{advert::Adverts, member_id::MemberId};
 
-/// Every active member by name.
-#[derive(Debug, Default)]
-pub(crate) struct Picture(BTreeMap<Name, Listed>);
+/// A member together with what only tables need to know.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Listed {
+    pub(crate) member: Member,
+    pub(crate) weight: u16,
+    pub(crate) since_ms: u64,
+}
+
+/// What is different about a name.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) before: Option<Listed>,
+    pub(crate) after: Option<Listed>,
+}
+
+/// Least of all addresses.
+const FIRST_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// See the module.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Picture {
+    by_addr: BTreeMap<SocketAddr, Listed>,
+    /// Who claims a name; the last of a name's claims has it.
+    claims: BTreeSet<(Name, u64, SocketAddr)>,
+    /// Members whose advert is missing.
+    silent: BTreeSet<SocketAddr>,
+}
 
 impl Picture {
-    /// The members with these identities, as their adverts describe them. Two that claim one name: the later start has it
-    /// (name fencing). Two at one address cannot be: foca knows one identity an address (reuse fencing).
-    pub(crate) fn take<'a>(ids: impl Iterator<Item = &'a MemberId>, adverts: &Adverts) -> Self {
-        let mut picture: BTreeMap<Name, Listed> = BTreeMap::new();
-        for listed in ids.filter_map(|id| listed(id, adverts)) {
-            let (name, rank) = (listed.member.name.clone(), (listed.member.instance, listed.member.addr));
-            match picture.get(&name) {
-                Some(known) if (known.member.instance, known.member.addr) >= rank => {}
-                _ => drop(picture.insert(name, listed)),
+    /// Takes what is known of these addresses now: the identity that foca holds for active there, if any. Returns what is different.
+    pub(crate) fn apply(
+        &mut self,
+        active: impl Iterator<Item = (SocketAddr, Option<MemberId>)>,
+        adverts: &Adverts,
+    ) -> Vec<Change> {
+        let mut before = BTreeMap::new();
+        for (addr, id) in active {
+            let is_silent = id.as_ref().is_some_and(|id| adverts.of(addr, id.instance).is_none());
+            let _ = if is_silent { self.silent.insert(addr) } else { self.silent.remove(&addr) };
+            let listed = id.and_then(|id| listed(&id, adverts));
+            let names = [self.by_addr.get(&addr), listed.as_ref()].map(|l| l.map(|l| l.member.name.clone()));
+            for name in names.into_iter().flatten() {
+                let holder = self.holder(&name).cloned();
+                before.entry(name).or_insert(holder);
             }
+            self.put(addr, listed);
         }
-        Self(picture)
+        let change = |(name, before)| Change { before, after: self.holder(&name).cloned() };
+        before.into_iter().map(change).filter(|change| change.before != change.after).collect()
+    }
+
+    fn put(&mut self, addr: SocketAddr, listed: Option<Listed>) {
+        let claim = |l: &Listed| (l.member.name.clone(), l.member.instance, addr);
+        if let Some(before) = self.by_addr.get(&addr) {
+            self.claims.remove(&claim(before));
+        }
+        self.claims.extend(listed.as_ref().map(claim));
+        match listed {
+            Some(listed) => drop(self.by_addr.insert(addr, listed)),
+            None => drop(self.by_addr.remove(&addr)),
+        }
+    }
+
+    /// Who has the name. Two that claim one: the later start has it (name fencing). Two at one address cannot be: foca knows one
+    /// identity an address (reuse fencing).
+    fn holder(&self, name: &Name) -> Option<&Listed> {
+        let claims = self.claims.range((name.clone(), 0, FIRST_ADDR)..);
+        let (_, _, addr) = claims.take_while(|(claimed, ..)| claimed == name).last()?;
+        self.by_addr.get(addr)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.by_addr.len()
     }
 
+    /// Those who have their names, by name.
     pub(crate) fn listed(&self) -> impl Iterator<Item = &Listed> {
-        self.0.values()
+        let mut claims = self.claims.iter().peekable();
+        let holders = iter::from_fn(move || {
+            let (name, _, first) = claims.next()?;
+            let mut addr = first;
+            while let Some((.., later)) = claims.next_if(|(next, ..)| next == name) {
+                addr = later;
+            }
+            Some(addr)
+        });
+        holders.filter_map(|addr| self.by_addr.get(addr))
     }
 
-    /// What is different from `before`, with those that are gone as left or failed.
-    pub(crate) fn changes_since(&self, before: &Self, adverts: &Adverts) -> Vec<Member> {
-        let gone = before.0.iter().filter(|(name, _)| !self.0.contains_key(*name));
-        let gone = gone.map(|(_, listed)| Member {
-            state: how_it_went(&listed.member, adverts),
-            ..listed.member.clone()
-        });
-        let known = |name: &Name| before.0.get(name).map(|listed| &listed.member);
-        let changed = self.0.iter().filter(|(name, listed)| known(name) != Some(&listed.member));
-        gone.chain(changed.map(|(_, listed)| listed.member.clone())).collect()
+    /// Whoever is at this address.
+    pub(crate) fn at(&self, addr: SocketAddr) -> Option<&Member> {
+        self.by_addr.get(&addr).map(|listed| &listed.member)
+    }
+
+    pub(crate) fn has_name(&self, name: &Name) -> bool {
+        self.holder(name).is_some()
+    }
+
+    /// Everybody, whoever has the name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Member> {
+        self.by_addr.values().map(|listed| &listed.member)
+    }
+
+    /// The members whose advert is missing.
+    pub(crate) fn silent(&self) -> &BTreeSet<SocketAddr> {
+        &self.silent
     }
 }
 
@@ -73,5 +150,47 @@ pub(crate) fn how_it_went(gone: &Member, adverts: &Adverts) -> MemberState {
     match adverts.of(gone.addr, gone.instance).map(|advert| advert.state) {
         Some(MemberState::Draining | MemberState::Left) => MemberState::Left,
         _ => MemberState::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8, instance: u64, name: &str) -> MemberId {
+        let addr = SocketAddr::from(([10, 0, 0, n], 7946));
+        MemberId { addr, instance, renewal: 0, node: name.parse().unwrap(), role: "app".parse().unwrap() }
+    }
+
+    fn apply(picture: &mut Picture, up: &[MemberId], down: &[MemberId]) -> Vec<[Option<u64>; 2]> {
+        let active = up.iter().map(|id| (id.addr, Some(id.clone())));
+        let gone = down.iter().map(|id| (id.addr, None));
+        let changes = picture.apply(active.chain(gone), &Adverts::default());
+        let instance = |listed: &Option<Listed>| listed.as_ref().map(|l| l.member.instance);
+        changes.iter().map(|change| [instance(&change.before), instance(&change.after)]).collect()
+    }
+
+    #[test]
+    fn the_later_start_has_the_name_and_the_earlier_has_it_again_when_that_is_gone() {
+        let (early, late) = (id(2, 1, "a"), id(1, 2, "a"));
+        for order in [[&early, &late], [&late, &early]] {
+            let mut picture = Picture::default();
+            apply(&mut picture, &[order[0].clone()], &[]);
+            apply(&mut picture, &[order[1].clone()], &[]);
+            assert_eq!(picture.listed().map(|l| l.member.instance).collect::<Vec<_>>(), [2]);
+            assert_eq!(picture.all().count(), 2);
+            assert_eq!(apply(&mut picture, &[], std::slice::from_ref(&late)), [[Some(2), Some(1)]]);
+        }
+    }
+
+    #[test]
+    fn a_reused_address_is_two_changes_and_nothing_new_is_none() {
+        let mut picture = Picture::default();
+        assert_eq!(apply(&mut picture, &[id(1, 1, "a")], &[]), [[None, Some(1)]]);
+        assert!(apply(&mut picture, &[id(1, 1, "a")], &[id(2, 9, "x")]).is_empty());
+        assert_eq!(apply(&mut picture, &[id(1, 2, "b")], &[]), [[Some(1), None], [None, Some(2)]]);
+        assert_eq!(picture.silent().len(), 1, "nobody has an advert here");
+        apply(&mut picture, &[], &[id(1, 2, "b")]);
+        assert_eq!(picture, Picture::default());
     }
 }

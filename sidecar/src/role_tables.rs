@@ -10,18 +10,9 @@ use std::{
     time::Duration,
 };
 
-use feed::{
-    Endpoint, EndpointState, Name, RoleTable,
-    frame::{Member, MemberState},
-};
+use feed::{Endpoint, EndpointState, Name, RoleTable, frame::MemberState};
 
-/// A member together with what only tables need to know.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Listed {
-    pub(crate) member: Member,
-    pub(crate) weight: u16,
-    pub(crate) since_ms: u64,
-}
+use crate::picture::{Change, Listed, Picture};
 
 /// How long one who failed is a suspect: ten times what a wrongly accused member needs to be heard again by all.
 const SUSPECT_PERIOD: Duration = Duration::from_secs(3);
@@ -41,47 +32,41 @@ struct Lost {
 #[derive(Debug, Default)]
 pub(crate) struct RoleTables {
     by_role: BTreeMap<Name, RoleTable>,
+    /// Who is in each of them by name, suspects excluded.
+    present: BTreeMap<Name, BTreeMap<Name, Endpoint>>,
     lost: BTreeMap<Name, Vec<Lost>>,
     suspects_until: Option<Duration>,
 }
 
 impl RoleTables {
-    /// Takes the members as they are now, with the names and instances of those that failed since the last call, and returns
-    /// the tables that are different from before.
-    pub(crate) fn apply_members<'a>(
+    /// Takes the changes that led to this picture, with the names of those that failed, and returns the tables that are
+    /// different from before.
+    pub(crate) fn apply_changes(
         &mut self,
-        members: impl Iterator<Item = &'a Listed>,
-        failed: &BTreeSet<(Name, u64)>,
+        changes: &[Change],
+        failed: &BTreeSet<Name>,
+        picture: &Picture,
         now: Duration,
     ) -> Vec<RoleTable> {
-        let mut endpoints: BTreeMap<Name, Vec<Endpoint>> =
-            self.by_role.keys().map(|role| (role.clone(), Vec::new())).collect();
-        let (mut names, mut addrs) = (BTreeSet::new(), BTreeSet::new());
-        for listed in members {
-            names.insert(&listed.member.name);
-            addrs.insert(listed.member.addr);
-            endpoints.entry(listed.member.role.clone()).or_default().extend(endpoint(listed));
-        }
-        self.note_failed(failed, now);
-        self.suspects_until = None;
-        for (role, lost) in &mut self.lost {
-            // Whoever has the name or the address now is not the one that was lost (reuse fencing), or is it again.
-            lost.retain(|lost| {
-                let addr = (lost.endpoint.addr.ip(), lost.endpoint.gossip_port).into();
-                !names.contains(&lost.endpoint.node) && !addrs.contains(&addr)
-            });
-            lost.retain(|lost| now < lost.since + MASS_SUSPECT_PERIOD);
-            let present = endpoints.entry(role.clone()).or_default();
-            let is_mass = lost.len() >= MASS_FAILURES_MIN && lost.len() > present.len();
-            let period = if is_mass { MASS_SUSPECT_PERIOD } else { SUSPECT_PERIOD };
-            for lost in lost.iter().filter(|lost| now < lost.since + period) {
-                present.push(lost.endpoint.clone());
-                let until = lost.since + period;
-                self.suspects_until = Some(self.suspects_until.map_or(until, |other| other.min(until)));
+        let mut touched: BTreeSet<Name> = self.lost.keys().cloned().collect();
+        for Change { before, after } in changes {
+            for Listed { member, .. } in [before, after].into_iter().flatten() {
+                touched.insert(member.role.clone());
+            }
+            if let Some(before) = before {
+                self.take_out(before, failed.contains(&before.member.name), now);
+            }
+            if let Some((after, endpoint)) = after.as_ref().and_then(|after| Some((after, endpoint(after)?)))
+            {
+                let present = self.present.entry(after.member.role.clone()).or_default();
+                present.insert(after.member.name.clone(), endpoint);
             }
         }
+        self.suspects_until = None;
+        let tables: Vec<RoleTable> =
+            touched.into_iter().filter_map(|role| self.apply_role(role, picture, now)).collect();
         self.lost.retain(|_, lost| !lost.is_empty());
-        endpoints.into_iter().filter_map(|(role, endpoints)| self.apply_role(role, endpoints)).collect()
+        tables
     }
 
     /// An operator wants this one forgotten; the next tables are without it.
@@ -94,17 +79,28 @@ impl RoleTables {
         self.suspects_until
     }
 
-    fn note_failed(&mut self, failed: &BTreeSet<(Name, u64)>, since: Duration) {
-        for (role, table) in &self.by_role {
-            let is_lost = |e: &&Endpoint| failed.contains(&(e.node.clone(), e.instance));
-            for endpoint in table.ready().filter(is_lost) {
-                let endpoint = Endpoint { state: EndpointState::Suspect, ..endpoint.clone() };
-                self.lost.entry(role.clone()).or_default().push(Lost { endpoint, since });
-            }
+    fn take_out(&mut self, before: &Listed, has_failed: bool, since: Duration) {
+        let role = &before.member.role;
+        let present = self.present.get_mut(role).and_then(|present| present.remove(&before.member.name));
+        if let Some(endpoint) = present.filter(|e| has_failed && e.state == EndpointState::Ready) {
+            let endpoint = Endpoint { state: EndpointState::Suspect, ..endpoint };
+            self.lost.entry(role.clone()).or_default().push(Lost { endpoint, since });
         }
     }
 
-    fn apply_role(&mut self, role: Name, endpoints: Vec<Endpoint>) -> Option<RoleTable> {
+    fn apply_role(&mut self, role: Name, picture: &Picture, now: Duration) -> Option<RoleTable> {
+        let present = self.present.entry(role.clone()).or_default();
+        let mut endpoints: Vec<Endpoint> = present.values().cloned().collect();
+        if let Some(lost) = self.lost.get_mut(&role) {
+            lost.retain(|lost| now < lost.since + MASS_SUSPECT_PERIOD && !is_replaced(lost, picture));
+            let is_mass = lost.len() >= MASS_FAILURES_MIN && lost.len() > present.len();
+            let period = if is_mass { MASS_SUSPECT_PERIOD } else { SUSPECT_PERIOD };
+            for lost in lost.iter().filter(|lost| now < lost.since + period) {
+                endpoints.push(lost.endpoint.clone());
+                let until = lost.since + period;
+                self.suspects_until = Some(self.suspects_until.map_or(until, |other| other.min(until)));
+            }
+        }
         let known = self.by_role.get(&role);
         let generation = known.map_or(0, RoleTable::generation) + 1;
         let table = RoleTable::new(role.clone(), generation, endpoints);
@@ -114,6 +110,12 @@ impl RoleTables {
         self.by_role.insert(role, table.clone());
         Some(table)
     }
+}
+
+/// Whoever has the name or the address now is not the one that was lost (reuse fencing), or is it again.
+fn is_replaced(lost: &Lost, picture: &Picture) -> bool {
+    let addr = (lost.endpoint.addr.ip(), lost.endpoint.gossip_port).into();
+    picture.has_name(&lost.endpoint.node) || picture.at(addr).is_some()
 }
 
 fn endpoint(listed: &Listed) -> Option<Endpoint> {
@@ -140,79 +142,82 @@ fn endpoint(listed: &Listed) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
-    use feed::Tags;
+    use std::net::SocketAddr;
 
     use super::*;
+    use crate::{advert::Adverts, advert::tests::advert, member_id::MemberId};
 
-    fn listed(name: &str, role: &str, state: MemberState) -> Listed {
-        let member = Member {
-            name: name.parse().unwrap(),
-            role: role.parse().unwrap(),
-            addr: "10.0.0.1:7946".parse().unwrap(),
-            port: 8080,
-            state,
-            instance: 1,
-            tags: Tags::default(),
-        };
-        Listed { member, weight: 100, since_ms: 1500 }
-    }
-
-    #[test]
-    fn ready_and_draining_members_are_endpoints_and_no_others() {
-        let states = [MemberState::Joining, MemberState::Ready, MemberState::Draining, MemberState::Failed];
-        let members: Vec<_> =
-            states.iter().enumerate().map(|(i, s)| listed(&format!("n{i}"), "app", *s)).collect();
-        let tables = RoleTables::default().apply_members(members.iter(), &BTreeSet::new(), Duration::ZERO);
-        let nodes: Vec<_> = tables[0].endpoints().iter().map(|e| e.node.as_str()).collect();
-        assert_eq!(nodes, ["n1", "n2"]);
-        assert_eq!(tables[0].endpoints()[0].addr, "10.0.0.1:8080".parse().unwrap());
-    }
-
-    #[test]
-    fn only_changed_roles_get_a_new_generation() {
-        let mut tables = RoleTables::default();
-        let mut apply = |members: &[&Listed]| {
-            tables.apply_members(members.iter().copied(), &BTreeSet::new(), Duration::ZERO)
-        };
-        let (a, b) = (listed("a", "app", MemberState::Ready), listed("b", "front", MemberState::Ready));
-        assert_eq!(apply(&[&a, &b]).len(), 2);
-        assert!(apply(&[&a, &b]).is_empty());
-        let changed = apply(&[&a]);
-        assert_eq!(changed.len(), 1);
-        assert_eq!((changed[0].role().as_str(), changed[0].generation()), ("front", 2));
-        assert!(changed[0].endpoints().is_empty(), "a role that lost everyone has an empty table");
-    }
-
-    /// A role of so many members, numbered from 1, and its table after the first few of them failed.
+    /// Members and the tables that follow from them.
+    #[derive(Default)]
     struct Scene {
         tables: RoleTables,
-        members: Vec<Listed>,
+        picture: Picture,
+        adverts: Adverts,
+        ids: Vec<MemberId>,
     }
 
     impl Scene {
-        fn new(count: usize) -> Self {
-            let numbered = |n: usize| {
-                let mut listed = listed(&format!("n{n}"), "app", MemberState::Ready);
-                listed.member.instance = n as u64;
-                listed.member.addr = format!("10.0.0.{n}:7946").parse().unwrap();
-                listed
-            };
-            let mut scene =
-                Self { tables: RoleTables::default(), members: (1..=count).map(numbered).collect() };
-            scene.fail(0, Duration::ZERO);
+        /// An app of so many members, numbered from 1.
+        fn new(count: u8) -> Self {
+            let mut scene = Self::default();
+            (1..=count).for_each(|n| drop(scene.join(n, &format!("n{n}"), "app", MemberState::Ready)));
             scene
+        }
+
+        fn join(&mut self, n: u8, name: &str, role: &str, state: MemberState) -> Vec<RoleTable> {
+            let addr = SocketAddr::from(([10, 0, 0, n], 7946));
+            let advert = advert(&addr.to_string(), 100, 1);
+            self.adverts
+                .apply(crate::advert::Advert { state, ..advert }, (feed::explain::Evidence::Sync, None));
+            let (node, role) = (name.parse().unwrap(), role.parse().unwrap());
+            let id = MemberId { addr, instance: 100, renewal: 0, node, role };
+            self.ids.push(id.clone());
+            let changes = self.picture.apply([(addr, Some(id))].into_iter(), &self.adverts);
+            self.tables.apply_changes(&changes, &BTreeSet::new(), &self.picture, Duration::ZERO)
         }
 
         /// The next so many fail.
         fn fail(&mut self, count: usize, now: Duration) -> Vec<RoleTable> {
-            let failed = self.members.drain(..count).map(|l| (l.member.name, l.member.instance)).collect();
-            self.tables.apply_members(self.members.iter(), &failed, now)
+            let failed: Vec<MemberId> = self.ids.drain(..count).collect();
+            let gone = failed.iter().map(|id| (id.addr, None));
+            let changes = self.picture.apply(gone, &self.adverts);
+            let failed = failed.into_iter().map(|id| id.node).collect();
+            self.tables.apply_changes(&changes, &failed, &self.picture, now)
         }
     }
 
     fn states(tables: &[RoleTable]) -> (usize, usize) {
         let suspects = tables[0].endpoints().iter().filter(|e| e.state == EndpointState::Suspect).count();
         (tables[0].ready().count(), suspects)
+    }
+
+    #[test]
+    fn ready_and_draining_members_are_endpoints_and_no_others() {
+        let mut scene = Scene::default();
+        scene.join(1, "n1", "app", MemberState::Joining);
+        scene.join(2, "n2", "app", MemberState::Ready);
+        let tables = scene.join(3, "n3", "app", MemberState::Draining);
+        let endpoints = tables[0].endpoints();
+        assert_eq!(endpoints.iter().map(|e| e.node.as_str()).collect::<Vec<_>>(), ["n2", "n3"]);
+        assert_eq!(endpoints[0].addr, "10.0.0.2:8080".parse().unwrap());
+        assert!(scene.join(4, "n4", "app", MemberState::Failed).is_empty());
+    }
+
+    #[test]
+    fn only_changed_roles_get_a_new_generation() {
+        let mut scene = Scene::new(1);
+        assert_eq!(scene.join(2, "b", "front", MemberState::Ready).len(), 1);
+        assert!(scene.join(2, "b", "front", MemberState::Ready).is_empty());
+        scene.adverts.apply(
+            crate::advert::Advert { state: MemberState::Left, ..advert("10.0.0.2:7946", 100, 2) },
+            (feed::explain::Evidence::Sync, None),
+        );
+        let id = scene.ids[1].clone();
+        let changes = scene.picture.apply([(id.addr, Some(id))].into_iter(), &scene.adverts);
+        let changed = scene.tables.apply_changes(&changes, &BTreeSet::new(), &scene.picture, Duration::ZERO);
+        assert_eq!(changed.len(), 1);
+        assert_eq!((changed[0].role().as_str(), changed[0].generation()), ("front", 2));
+        assert!(changed[0].endpoints().is_empty(), "a role that lost everyone has an empty table");
     }
 
     #[test]
@@ -249,13 +254,12 @@ mod tests {
 
     #[test]
     fn whoever_has_a_suspects_name_or_address_takes_its_place() {
-        for (name, addr) in [("n1", "10.0.0.9:7946"), ("n9", "10.0.0.1:7946")] {
+        for (name, at) in [("n1", 9), ("n9", 1)] {
             let mut scene = Scene::new(2);
             scene.fail(1, Duration::ZERO);
-            let mut newcomer = listed(name, "billing", MemberState::Joining);
-            newcomer.member.addr = addr.parse().unwrap();
-            scene.members.push(newcomer);
-            assert_eq!(states(&scene.fail(0, Duration::ZERO)), (1, 0), "{name} {addr}");
+            let tables = scene.join(at, name, "billing", MemberState::Joining);
+            let app = tables.iter().filter(|table| table.role().as_str() == "app").cloned();
+            assert_eq!(states(&app.collect::<Vec<_>>()), (1, 0), "{name} at {at}");
         }
     }
 

@@ -1,68 +1,304 @@
-//! The whole state of one sidecar in one message, exchanged by stream: what gossip alone would take minutes to tell
-//! a newcomer.
+//! The exchange of states between two sidecars, by stream: what gossip alone would take minutes to tell a newcomer.
+//!
+//! ```text
+//! dialler ── what I have, as digests, and myself in full ──▶ other
+//!         ◀── what you lack or have otherwise, and what I want ──
+//!         ── what you want ──▶
+//! ```
+//!
+//! A digest is eight bytes a member, so that two who know the same tell each other so in 80 KB even if they are ten thousand.
+//! Digests are salted anew in each exchange: two states that have one digest by chance differ in the next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use foca::Member;
 use serde::{Deserialize, Serialize};
 
-use crate::{advert::Advert, event::Event, member_id::MemberId};
+use crate::{advert::Advert, event::Event, fnv::Fnv, member_id::MemberId};
 
-/// Longest state message in bytes: 10,000 members with long names and adverts take about 4 MB.
+/// Longest message in bytes: 10,000 members with long names and adverts take about 4 MB.
 pub(crate) const SYNC_BYTES_MAX: usize = 16 << 20;
 
-/// Members, down ones included, and adverts.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct State {
+/// What of one thing is compared: which it is, and how it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Digest {
+    key: u32,
+    value: u32,
+}
+
+/// One message of an exchange.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Message {
+    /// The dialler's first.
+    Summary(Summary),
+    /// The answer to it.
+    Answer(Answer),
+    /// What was wanted.
+    Rest(Records),
+}
+
+/// Everything that a node has, in short.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) salt: u64,
+    /// Active members and events.
+    pub(crate) known: Vec<Digest>,
+    /// Members that are down: news only for whoever has them as active.
+    pub(crate) down: Vec<Digest>,
+    /// The node itself.
+    pub(crate) own: Records,
+}
+
+/// What came of the comparison.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) salt: u64,
+    pub(crate) records: Records,
+    /// The keys of what the answering side wants.
+    pub(crate) wants: Vec<u32>,
+}
+
+/// Members with their adverts, and events.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Records {
     /// Whether the sender knows the cluster itself: another newcomer's state completes nothing.
     pub(crate) in_touch: bool,
     pub(crate) members: Vec<Member<MemberId>>,
     pub(crate) adverts: Vec<Advert>,
-    /// The newest events.
     pub(crate) events: Vec<Event>,
 }
 
-impl State {
+impl Message {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        postcard::to_allocvec(self).expect("the state has no field that postcard cannot write")
+        postcard::to_allocvec(self).expect("the messages have no field that postcard cannot write")
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         match postcard::take_from_bytes(bytes) {
-            Ok((state, [])) => Some(state),
+            Ok((message, [])) => Some(message),
             _ => None,
         }
     }
 }
 
+/// A thing that one side may have and the other not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Item<'a> {
+    Active(&'a Member<MemberId>, Option<&'a Advert>),
+    Down(&'a Member<MemberId>),
+    Event(&'a Event),
+}
+
+impl Item<'_> {
+    fn digest(&self, salt: u64) -> Digest {
+        match self {
+            Self::Active(member, advert) => member_digest(salt, member, *advert),
+            Self::Down(member) => member_digest(salt, member, None),
+            Self::Event(event) => {
+                let origin = Fnv::new(salt).addr(event.origin.addr).u64(event.origin.instance);
+                Digest { key: short(origin.u64(event.sequence)), value: 0 }
+            }
+        }
+    }
+}
+
+fn member_digest(salt: u64, member: &Member<MemberId>, advert: Option<&Advert>) -> Digest {
+    let id = member.id();
+    let identity = Fnv::new(salt).u64(id.instance).u64(id.renewal.into());
+    let identity = identity.bytes(id.node.as_str().as_bytes()).bytes(b" ").bytes(id.role.as_str().as_bytes());
+    let state = identity.bytes(&[member.state() as u8]).u64(member.incarnation().into());
+    let value = advert.map_or(state, |advert| state.u64(advert.instance).u64(advert.version.into()));
+    Digest { key: key(salt, id.addr), value: short(value) }
+}
+
+fn key(salt: u64, addr: SocketAddr) -> u32 {
+    short(Fnv::new(salt).addr(addr))
+}
+
+fn short(hash: Fnv) -> u32 {
+    (hash.finish() >> 32) as u32
+}
+
+impl Summary {
+    /// What one side has, in short.
+    pub(crate) fn of<'a>(items: impl Iterator<Item = Item<'a>>, salt: u64, own: Records) -> Self {
+        let (mut known, mut down) = (Vec::new(), Vec::new());
+        for item in items {
+            let digests = if matches!(item, Item::Down(_)) { &mut down } else { &mut known };
+            digests.push(item.digest(salt));
+        }
+        Self { salt, known, down, own }
+    }
+}
+
+impl Answer {
+    /// Compares what this side has with the other's summary. `came` came with it in full.
+    pub(crate) fn to<'a>(
+        summary: &Summary,
+        came: Vec<SocketAddr>,
+        items: impl Iterator<Item = Item<'a>>,
+        in_touch: bool,
+    ) -> Self {
+        let salt = summary.salt;
+        let mut theirs: BTreeMap<u32, u32> = summary.known.iter().map(|d| (d.key, d.value)).collect();
+        let mut down: BTreeMap<u32, u32> = summary.down.iter().map(|d| (d.key, d.value)).collect();
+        let mut records = Records { in_touch, ..Records::default() };
+        let mut wants = Vec::new();
+        for item in items {
+            let digest = item.digest(salt);
+            let (known, dead) = (theirs.remove(&digest.key), down.remove(&digest.key));
+            match item {
+                Item::Active(..) | Item::Event(_) if known == Some(digest.value) => continue,
+                // Who has it as down and never heard of this state learns nothing by it, but this side does.
+                Item::Active(..) | Item::Event(_) => wants.extend(known.or(dead).map(|_| digest.key)),
+                Item::Down(_) if known.is_none() => continue,
+                Item::Down(_) => wants.push(digest.key),
+            }
+            records.push(item);
+        }
+        wants.extend(theirs.into_keys());
+        let came: Vec<u32> = came.into_iter().map(|addr| key(salt, addr)).collect();
+        wants.retain(|key| !came.contains(key));
+        Self { salt, records, wants }
+    }
+}
+
+impl Records {
+    pub(crate) fn push(&mut self, item: Item<'_>) {
+        match item {
+            Item::Active(member, advert) => {
+                self.members.push(member.clone());
+                self.adverts.extend(advert.cloned());
+            }
+            Item::Down(member) => self.members.push(member.clone()),
+            Item::Event(event) => self.events.push(event.clone()),
+        }
+    }
+
+    /// What the other side wants of what this one has.
+    pub(crate) fn wanted<'a>(answer: &Answer, items: impl Iterator<Item = Item<'a>>, in_touch: bool) -> Self {
+        let wants: BTreeSet<u32> = answer.wants.iter().copied().collect();
+        let mut records = Self { in_touch, ..Self::default() };
+        items
+            .filter(|item| wants.contains(&item.digest(answer.salt).key))
+            .for_each(|item| records.push(item));
+        records
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use foca::State;
     use proptest::prelude::*;
 
     use super::*;
     use crate::{advert::tests::advert, event::tests::event};
 
-    #[test]
-    fn a_state_arrives_as_it_was_sent_and_not_with_surplus() {
-        let id = MemberId::unknown_at("10.0.0.1:1".parse().unwrap());
-        let state = State {
-            in_touch: true,
-            members: vec![Member::alive(id)],
-            adverts: vec![advert("10.0.0.1:1", 1, 1)],
-            events: vec![event(1, 1)],
+    /// What one side has.
+    #[derive(Default)]
+    struct Side {
+        members: Vec<(Member<MemberId>, Option<Advert>)>,
+        events: Vec<Event>,
+    }
+
+    impl Side {
+        fn with(mut self, n: u8, incarnation: u16, state: State, version: Option<u32>) -> Self {
+            let addr = format!("10.0.0.{n}:7946");
+            let id = MemberId { instance: 5, ..MemberId::unknown_at(addr.parse().unwrap()) };
+            let advert = version.map(|version| advert(&addr, 5, version));
+            self.members.push((Member::new(id, incarnation, state), advert));
+            self
+        }
+
+        fn items(&self) -> impl Iterator<Item = Item<'_>> {
+            let members = self.members.iter().map(|(member, advert)| match member.state() {
+                State::Down => Item::Down(member),
+                _ => Item::Active(member, advert.as_ref()),
+            });
+            members.chain(self.events.iter().map(Item::Event))
+        }
+
+        fn summary(&self) -> Summary {
+            Summary::of(self.items(), 9, Records::default())
+        }
+    }
+
+    /// Whom the answer tells of, and whom the other side is to tell of.
+    fn exchange(dialler: &Side, other: &Side) -> (Vec<u8>, Vec<u8>) {
+        let last = |records: &Records| {
+            let last = |m: &Member<MemberId>| match m.id().addr.ip() {
+                std::net::IpAddr::V4(ip) => ip.octets()[3],
+                std::net::IpAddr::V6(_) => 0,
+            };
+            records.members.iter().map(last).collect::<Vec<_>>()
         };
-        let mut bytes = state.encode();
-        let parsed = State::parse(&bytes).unwrap();
+        let answer = Answer::to(&dialler.summary(), Vec::new(), other.items(), true);
+        let rest = Records::wanted(&answer, dialler.items(), true);
+        (last(&answer.records), last(&rest))
+    }
+
+    #[test]
+    fn who_knows_the_same_says_nothing() {
+        let side = || Side { events: vec![event(1, 1)], ..Side::default() }.with(1, 0, State::Alive, Some(3));
+        let answer = Answer::to(&side().summary(), Vec::new(), side().items(), true);
         assert_eq!(
-            (parsed.members, parsed.adverts, parsed.events),
-            (state.members, state.adverts, state.events)
+            (answer.records.members.len(), answer.records.events.len(), answer.wants.len()),
+            (0, 0, 0)
         );
+    }
+
+    #[test]
+    fn each_side_gets_what_it_lacks_and_both_what_is_different() {
+        let common = || Side::default().with(1, 0, State::Alive, Some(1));
+        let dialler = common().with(2, 0, State::Alive, Some(1)).with(4, 1, State::Alive, Some(1));
+        let other = common().with(3, 0, State::Alive, Some(1)).with(4, 0, State::Suspect, Some(1));
+        assert_eq!(exchange(&dialler, &other), (vec![3, 4], vec![2, 4]));
+        let newer = |version| Side::default().with(1, 0, State::Alive, version);
+        assert_eq!(exchange(&newer(Some(1)), &newer(Some(2))), (vec![1], vec![1]));
+        assert_eq!(exchange(&newer(None), &newer(Some(2))), (vec![1], vec![1]));
+    }
+
+    #[test]
+    fn a_death_is_told_to_whom_it_is_news_and_to_nobody_else() {
+        let [alive, dead] = [State::Alive, State::Down].map(|state| Side::default().with(1, 0, state, None));
+        assert_eq!(exchange(&alive, &dead), (vec![1], vec![1]));
+        assert_eq!(exchange(&dead, &alive), (vec![1], vec![1]));
+        assert_eq!(exchange(&dead, &Side::default()), (vec![], vec![]));
+        assert_eq!(exchange(&Side::default(), &dead), (vec![], vec![]));
+        assert_eq!(exchange(&dead, &dead), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_missed_event_is_told() {
+        let told = Side { events: vec![event(1, 1)], ..Side::default() };
+        let answer = Answer::to(&Side::default().summary(), Vec::new(), told.items(), true);
+        assert_eq!(answer.records.events, [event(1, 1)]);
+        let answer = Answer::to(&told.summary(), Vec::new(), Side::default().items(), true);
+        assert_eq!(Records::wanted(&answer, told.items(), true).events, [event(1, 1)]);
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_sent_and_not_with_surplus() {
+        let side = Side { events: vec![event(1, 1)], ..Side::default() }.with(1, 0, State::Alive, Some(1));
+        let records = Records::wanted(
+            &Answer { wants: vec![key(0, "10.0.0.1:7946".parse().unwrap())], ..Answer::default() },
+            side.items(),
+            true,
+        );
+        let mut bytes = Message::Rest(records.clone()).encode();
+        let Some(Message::Rest(parsed)) = Message::parse(&bytes) else { panic!("another message") };
+        assert_eq!((parsed.members.len(), parsed), (1, records));
         bytes.push(0);
-        assert!(State::parse(&bytes).is_none());
+        assert!(Message::parse(&bytes).is_none());
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = State::parse(&bytes);
+            let _ = Message::parse(&bytes);
         }
     }
 }

@@ -37,15 +37,16 @@ impl<T: Ord> Timers<T> {
     }
 
     /// Time in which this node did not run does not count against others: their answers may lie unread. Puts everything off by as
-    /// long, in the same order. So a starved node is slow to accuse instead of being wrong, which is what Lifeguard's
-    /// local health is for.
-    pub(crate) fn forgive_stall(&mut self, now: Duration) {
+    /// long, in the same order; true if it had to.
+    pub(crate) fn forgive_stall(&mut self, now: Duration) -> bool {
         let late = self.next_deadline().map_or(Duration::ZERO, |deadline| now.saturating_sub(deadline));
-        if late > STALL_MIN {
+        let has_stalled = late > STALL_MIN;
+        if has_stalled {
             let by = late + STALL_GRACE;
             let entries = std::mem::take(&mut self.heap).into_iter();
             self.heap = entries.map(|Reverse(e)| Reverse(Entry { deadline: e.deadline + by, ..e })).collect();
         }
+        has_stalled
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
@@ -82,10 +83,10 @@ mod tests {
         let mut timers = Timers::new();
         timers.insert(Duration::from_millis(10), 'a');
         timers.insert(Duration::from_millis(20), 'b');
-        timers.forgive_stall(late);
+        assert!(!timers.forgive_stall(late));
         assert_eq!(timers.next_deadline(), Some(Duration::from_millis(10)), "at the limit");
         let now = late + Duration::from_millis(1);
-        timers.forgive_stall(now);
+        assert!(timers.forgive_stall(now));
         assert_eq!(timers.next_deadline(), Some(now + STALL_GRACE));
         assert_eq!(timers.poll_due(now), None);
         let later = now + STALL_GRACE + Duration::from_millis(10);

@@ -22,12 +22,17 @@ impl Membership {
     pub(super) fn handle_leave(&mut self, now: Duration) {
         if matches!(self.phase, Phase::Member) {
             self.phase = Phase::Draining(Barrier::new(now, self.config.drain_timeout));
+            self.recheck_barrier = true;
             self.readvertise(now, |own| own.state = MemberState::Draining);
         }
     }
 
     pub(super) fn check_barrier(&mut self, now: Duration) {
         let Phase::Draining(barrier) = &self.phase else { return };
+        // Looking at all members at every packet would be most of what a large cluster does while half of it stops.
+        if !std::mem::take(&mut self.recheck_barrier) && now < barrier.deadline {
+            return;
+        }
         let held_up_by = self.held_up_by(barrier);
         if held_up_by.is_empty() || now >= barrier.deadline {
             self.effects.push_back(Effect::Drained { after: now.saturating_sub(barrier.since), held_up_by });

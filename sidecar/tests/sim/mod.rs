@@ -22,10 +22,13 @@ use sidecar::{
 /// One way through the simulated network, at least and at most.
 const DELAY_US: std::ops::Range<u64> = 100..2_000;
 
+/// When TCP sends again what was lost.
+const RESEND_PERIOD: Duration = Duration::from_millis(200);
+
 enum Delivery {
     Datagram { to: SocketAddr, bytes: Vec<u8> },
-    Sync { from: SocketAddr, to: SocketAddr, state: Vec<u8>, reply: bool },
-    SyncEnded { at: SocketAddr },
+    Sync { from: SocketAddr, to: SocketAddr, message: Vec<u8> },
+    SyncEnded { at: SocketAddr, with: SocketAddr },
 }
 
 /// A node and what an observer beside it has seen.
@@ -251,24 +254,44 @@ impl Sim {
     fn deliver(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Datagram { to, bytes } => self.handle(to, Input::Datagram(&bytes)),
-            Delivery::Sync { from, to, state, reply } => {
-                if reply && let Some(node) = self.nodes.get(&to) {
-                    let state = node.membership.encode_sync();
-                    self.send(to, from, |_| Delivery::Sync { from: to, to: from, state, reply: false });
+            Delivery::Sync { from, to, message } => {
+                let Some(node) = self.nodes.get_mut(&to).filter(|node| !node.left && !node.frozen) else {
+                    return;
+                };
+                let answer = node.membership.handle_sync(&message, self.now - node.started).unwrap();
+                self.effects(to);
+                if let Some(message) = answer {
+                    self.send_stream(to, from, message);
                 }
-                self.handle(to, Input::Sync(&state));
             }
-            Delivery::SyncEnded { at } => self.handle(at, Input::SyncEnded),
+            Delivery::SyncEnded { at, with } => self.handle(at, Input::SyncEnded(with)),
         }
     }
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, delivery: impl FnOnce(SocketAddr) -> Delivery) {
+        self.send_after(Duration::ZERO, from, to, delivery);
+    }
+
+    fn send_after(
+        &mut self,
+        pause: Duration,
+        from: SocketAddr,
+        to: SocketAddr,
+        delivery: impl FnOnce(SocketAddr) -> Delivery,
+    ) {
         let blocked = self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
         if !blocked {
             let delay = Duration::from_micros(self.rng.random_range(DELAY_US));
             self.sequence += 1;
-            self.queue.insert((self.now + delay, self.sequence), delivery(to));
+            self.queue.insert((self.now + pause + delay, self.sequence), delivery(to));
         }
+    }
+
+    /// A message by stream: what is lost of it is sent again, which takes time.
+    fn send_stream(&mut self, from: SocketAddr, to: SocketAddr, message: Vec<u8>) {
+        self.bytes_sent += message.len() as u64;
+        let again = u32::from(self.rng.random::<f64>() < self.loss);
+        self.send_after(RESEND_PERIOD * again, from, to, |to| Delivery::Sync { from, to, message });
     }
 
     fn effects(&mut self, at: SocketAddr) {
@@ -285,12 +308,11 @@ impl Sim {
                     }
                 }
                 Effect::Sync { with } => {
-                    let state = node.membership.encode_sync();
-                    self.bytes_sent += 2 * state.len() as u64;
-                    self.send(at, with, |to| Delivery::Sync { from: at, to, state, reply: true });
+                    let message = node.membership.encode_summary();
+                    self.send_stream(at, with.addr, message);
                     self.sequence += 1;
                     let done = (self.now + Duration::from_millis(5), self.sequence);
-                    self.queue.insert(done, Delivery::SyncEnded { at });
+                    self.queue.insert(done, Delivery::SyncEnded { at, with: with.addr });
                 }
                 Effect::Tables(tables) => {
                     for table in tables {

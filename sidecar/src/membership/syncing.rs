@@ -1,0 +1,175 @@
+//! Exchanges of states: when, with whom, and what follows from them. What is compared and said is in [`crate::sync`].
+
+use std::time::Duration;
+
+use feed::explain::Evidence;
+use rand::{RngExt, seq::IteratorRandom};
+
+use super::{
+    FOUNDING_PERIOD, Membership, Phase, SETTLE_PERIOD, SYNC_PERIOD, SYNC_REPAIR_PERIOD, settling::peer,
+};
+use crate::{
+    advert::Adverts,
+    effect::Effect,
+    event::Events,
+    lifeline::Peer,
+    member_id::MemberId,
+    packet::{Kind, PacketError},
+    sync::{Answer, Item, Message, Records, Summary},
+};
+
+/// Exchanges under way at a time: one that hangs, because the other side is frozen, must not hold up all.
+const SYNCS_MAX: usize = 4;
+
+/// News of an exchange that is also gossiped. What comes in bulk is being told by exchanges everywhere, and would keep gossip from
+/// telling anything else for seconds.
+const GOSSIPED_MAX: usize = 32;
+
+impl Membership {
+    /// The first message of an exchange of states, for who dials.
+    pub fn encode_summary(&mut self) -> Vec<u8> {
+        let own = self.own_member();
+        let (adverts, events) = (self.adverts.borrow(), self.events.borrow());
+        let mut introduction = Records { in_touch: self.in_touch, ..Records::default() };
+        introduction.push(Item::Active(&own, adverts.of(own.id().addr, own.id().instance)));
+        let salt = self.rng.random();
+        let summary = Summary::of(items(&self.foca, &own, &adverts, &events), salt, introduction);
+        self.envelope.encode(Kind::Sync, &Message::Summary(summary).encode())
+    }
+
+    /// Takes any message of an exchange, and gives what is to be said to it, if anything.
+    ///
+    /// # Errors
+    /// A message that was dropped, and why; the node is unharmed.
+    pub fn handle_sync(&mut self, packet: &[u8], now: Duration) -> Result<Option<Vec<u8>>, PacketError> {
+        let payload = match self.envelope.parse(packet)? {
+            (Kind::Sync, payload) => payload,
+            (kind, _) => return Err(PacketError::Kind(kind as u8)),
+        };
+        let message = Message::parse(payload).ok_or(PacketError::Malformed)?;
+        // A node that said goodbye must not listen any more: the echo of its own farewell would bring it back.
+        if matches!(self.phase, Phase::Leaving { .. } | Phase::Left) {
+            return Ok(None);
+        }
+        self.cause = Evidence::Sync;
+        let answer = match message {
+            Message::Summary(mut summary) => {
+                let own = std::mem::take(&mut summary.own);
+                let (came, in_touch) = (own.members.iter().map(|m| m.id().addr).collect(), own.in_touch);
+                self.apply_records(own, now);
+                let answer = self.with_items(|items, knows| Answer::to(&summary, came, items, knows));
+                self.apply_exchanged(in_touch, answer.wants.is_empty(), now);
+                Some(Message::Answer(answer))
+            }
+            Message::Answer(mut answer) => {
+                let records = std::mem::take(&mut answer.records);
+                let in_touch = records.in_touch;
+                self.apply_records(records, now);
+                self.apply_exchanged(in_touch, true, now);
+                let rest = self.with_items(|items, knows| Records::wanted(&answer, items, knows));
+                (!answer.wants.is_empty()).then_some(Message::Rest(rest))
+            }
+            Message::Rest(records) => {
+                let in_touch = records.in_touch;
+                self.apply_records(records, now);
+                self.apply_exchanged(in_touch, true, now);
+                None
+            }
+        };
+        self.advance(now);
+        Ok(answer.map(|message| self.envelope.encode(Kind::Sync, &message.encode())))
+    }
+
+    fn with_items<T>(&self, then: impl FnOnce(&mut dyn Iterator<Item = Item<'_>>, bool) -> T) -> T {
+        let own = self.own_member();
+        let (adverts, events) = (self.adverts.borrow(), self.events.borrow());
+        then(&mut items(&self.foca, &own, &adverts, &events), self.in_touch)
+    }
+
+    fn own_member(&self) -> foca::Member<MemberId> {
+        foca::Member::new(self.foca.identity().clone(), self.own_incarnation, foca::State::Alive)
+    }
+
+    fn apply_records(&mut self, records: Records, now: Duration) {
+        let moved_before = self.moved.len() + self.adverts.borrow().changed_count();
+        let is_told = records.members.len() <= GOSSIPED_MAX;
+        let outcome = self.foca.apply_many(records.members.into_iter(), is_told, &mut self.runtime);
+        self.note(outcome);
+        let own_addr = self.config.id.addr;
+        let mut adverts = self.adverts.borrow_mut();
+        for advert in records.adverts.into_iter().filter(|advert| advert.addr != own_addr) {
+            adverts.apply(advert, (Evidence::Sync, None));
+        }
+        drop(adverts);
+        let mut events = self.events.borrow_mut();
+        for event in records.events {
+            events.apply_remembered(event, self.config.id.instance);
+        }
+        drop(events);
+        self.drain_runtime(now);
+        // What taught something is repeated soon: so news spreads from exchange to exchange where there is too much of it for gossip.
+        if self.moved.len() + self.adverts.borrow().changed_count() > moved_before {
+            self.sync_pause = SYNC_REPAIR_PERIOD;
+            self.sync_at =
+                self.sync_at.min(now + SYNC_REPAIR_PERIOD.mul_f64(self.rng.random_range(0.75..1.25)));
+        }
+        self.settle(now);
+    }
+
+    /// What follows from the other side's knowing the cluster or not; `is_whole` when all that it knows is known here.
+    fn apply_exchanged(&mut self, in_touch: bool, is_whole: bool, now: Duration) {
+        if in_touch && is_whole {
+            self.apply_in_touch(now);
+        } else if !in_touch && !self.in_touch {
+            // The other is as new as this node: it has company, and asks on.
+            self.founds_at.get_or_insert(now + FOUNDING_PERIOD);
+            self.sync_at = now + SETTLE_PERIOD;
+        }
+    }
+
+    /// Exchanges states: with a member whose advert is missing, else now and then with anybody.
+    pub(super) fn sync(&mut self, now: Duration) {
+        if now < self.sync_at {
+            return;
+        }
+        let silent = self.picture.silent().iter().choose(&mut self.rng);
+        let silent = silent.and_then(|addr| self.picture.at(*addr)).map(peer);
+        let is_urgent = silent.is_some() || !self.in_touch;
+        let with = silent.or_else(|| self.anybody());
+        if let Some(peer) = with.filter(|_| self.syncing.len() < SYNCS_MAX) {
+            self.start_sync(peer);
+        }
+        let pause = if is_urgent { SYNC_REPAIR_PERIOD } else { self.sync_pause };
+        self.sync_pause = (self.sync_pause * 2).min(SYNC_PERIOD);
+        self.sync_at = now + pause.mul_f64(self.rng.random_range(0.75..1.25));
+    }
+
+    fn anybody(&mut self) -> Option<Peer> {
+        let own = self.config.id.addr;
+        let others = self.picture.all().filter(|member| member.addr != own);
+        // Before the first picture there may be members all the same.
+        let met = self.foca.iter_members().map(|m| Peer { addr: m.id().addr, instance: m.id().instance });
+        others.map(peer).choose(&mut self.rng).or_else(|| met.choose(&mut self.rng))
+    }
+
+    /// An exchange with this one, unless there is one already.
+    pub(super) fn start_sync(&mut self, with: Peer) {
+        if self.syncing.insert(with.addr) {
+            self.effects.push_back(Effect::Sync { with });
+        }
+    }
+}
+
+/// Everything that a node has.
+fn items<'a>(
+    foca: &'a super::Gossip,
+    own: &'a foca::Member<MemberId>,
+    adverts: &'a Adverts,
+    events: &'a Events,
+) -> impl Iterator<Item = Item<'a>> {
+    let members = foca.iter_membership_state().chain([own]).map(|member| match member.state() {
+        foca::State::Down => Item::Down(member),
+        _ => Item::Active(member, adverts.of(member.id().addr, member.id().instance)),
+    });
+    members.chain(events.kept().map(Item::Event))
+}
