@@ -6,6 +6,7 @@
 //!         └─ CPU time, read from /proc ──▶ results/compare.{csv,md,svg}
 //! N agents ── log lines ──▶ when each knows what happened to one     (bench members)
 //!          └─ processor time and memory, from /proc
+//! memberships on a virtual clock ──▶ when all tables are right        (bench scale)
 //! ```
 //!
 //! `README.md` says what each number means and how far it carries.
@@ -16,3 +17,4 @@ mod event_loop;
 pub mod members;
 pub mod origin;
 pub mod relay;
+pub mod scale;

@@ -23,6 +23,8 @@ enum Command {
     Compare(bench::compare::Args),
     /// Measures the membership of many agents and Serf's on this machine and writes a report
     Members(bench::members::Args),
+    /// Simulates clusters of up to thousands of nodes and writes a report
+    Scale(bench::scale::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Relay(args) => serving(args.listen, bench::relay::run(&args)),
         Command::Compare(args) => bench::compare::run(&args),
         Command::Members(args) => bench::members::run(&args),
+        Command::Scale(args) => bench::scale::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

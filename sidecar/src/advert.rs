@@ -58,44 +58,39 @@ pub struct Advert {
     pub tags: Tags,
 }
 
-impl Advert {
-    /// Of two of one member, the greater is the newer.
-    pub(crate) fn rank(&self) -> (u64, u32) {
-        (self.instance, self.version)
-    }
-}
-
 /// How an advert came, and who passed it on.
 pub type Via = (Evidence, Option<SocketAddr>);
 
-/// The newest advert of every member.
+/// The newest advert of every process. That of a later one at the same address does not replace it: a clock that was put back
+/// makes a later process look like an earlier one.
 #[derive(Debug, Default)]
 pub struct Adverts {
-    by_addr: BTreeMap<SocketAddr, (Advert, Via)>,
+    by_process: BTreeMap<(SocketAddr, u64), (Advert, Via)>,
     changed: Vec<SocketAddr>,
 }
 
 impl Adverts {
     /// Takes an advert if it is news.
     pub fn apply(&mut self, advert: Advert, via: Via) -> bool {
-        let known = self.by_addr.get(&advert.addr);
-        let news = known.is_none_or(|(known, _)| advert.rank() > known.rank());
-        let room = known.is_some() || self.by_addr.len() < ADVERTS_MAX;
+        let process = (advert.addr, advert.instance);
+        let known = self.by_process.get(&process);
+        let news = known.is_none_or(|(known, _)| advert.version > known.version);
+        let room = known.is_some() || self.by_process.len() < ADVERTS_MAX;
         if news && room {
             self.changed.push(advert.addr);
-            self.by_addr.insert(advert.addr, (advert, via));
+            self.by_process.insert(process, (advert, via));
         }
         news && room
     }
 
     /// The newest advert of the process that started at `instance` and gossips at `addr`.
     pub fn of(&self, addr: SocketAddr, instance: u64) -> Option<&Advert> {
-        self.by_addr.get(&addr).map(|(advert, _)| advert).filter(|advert| advert.instance == instance)
+        self.by_process.get(&(addr, instance)).map(|(advert, _)| advert)
     }
 
-    /// How the newest advert of this address came.
-    pub fn via(&self, addr: SocketAddr) -> Via {
-        self.by_addr.get(&addr).map_or((Evidence::Gossip, None), |(_, via)| *via)
+    /// How it came.
+    pub fn via(&self, addr: SocketAddr, instance: u64) -> Via {
+        self.by_process.get(&(addr, instance)).map_or((Evidence::Gossip, None), |(_, via)| *via)
     }
 
     /// Whose adverts changed since the last call.
@@ -110,17 +105,17 @@ impl Adverts {
 
     /// How many are kept.
     pub fn len(&self) -> usize {
-        self.by_addr.len()
+        self.by_process.len()
     }
 
     /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
-        self.by_addr.is_empty()
+        self.by_process.is_empty()
     }
 
     /// Forgets whoever is not to be kept.
-    pub fn retain(&mut self, keep: impl Fn(&SocketAddr) -> bool) {
-        self.by_addr.retain(|addr, _| keep(addr));
+    pub fn retain(&mut self, keep: impl Fn(&(SocketAddr, u64)) -> bool) {
+        self.by_process.retain(|process, _| keep(process));
     }
 }
 
@@ -144,12 +139,17 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_newest_start_and_then_the_newest_version_stays() {
+    fn the_newest_version_of_each_process_stays() {
         let mut adverts = Adverts::default();
-        assert!(adverts.apply(advert("10.0.0.1:7946", 5, 2), (Evidence::Sync, None)));
-        assert!(!adverts.apply(advert("10.0.0.1:7946", 5, 2), (Evidence::Sync, None)), "known");
-        assert!(!adverts.apply(advert("10.0.0.1:7946", 5, 1), (Evidence::Sync, None)), "older version");
-        assert!(!adverts.apply(advert("10.0.0.1:7946", 4, 9), (Evidence::Sync, None)), "older process");
-        assert!(adverts.apply(advert("10.0.0.1:7946", 6, 0), (Evidence::Sync, None)), "newer process");
+        let mut apply = |instance, version| {
+            adverts.apply(advert("10.0.0.1:7946", instance, version), (Evidence::Sync, None))
+        };
+        assert!(apply(5, 2));
+        assert!(!apply(5, 2), "known");
+        assert!(!apply(5, 1), "older version");
+        assert!(apply(6, 0), "newer process");
+        assert!(apply(4, 1), "a process whose clock was put back");
+        let version = |instance| adverts.of("10.0.0.1:7946".parse().unwrap(), instance).unwrap().version;
+        assert_eq!([version(4), version(5), version(6)], [1, 2, 0]);
     }
 }

@@ -65,15 +65,15 @@ pub(crate) struct Handler {
 /// Which broadcast replaces which.
 #[derive(Debug)]
 pub(crate) enum Key {
-    Advert { addr: SocketAddr, rank: (u64, u32) },
+    Advert { process: (SocketAddr, u64), version: u32 },
     Event,
 }
 
 impl Invalidates for Key {
     fn invalidates(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Advert { addr, rank }, Self::Advert { addr: other, rank: older }) => {
-                addr == other && rank >= older
+            (Self::Advert { process, version }, Self::Advert { process: other, version: older }) => {
+                process == other && version >= older
             }
             _ => false,
         }
@@ -95,7 +95,7 @@ impl BroadcastHandler<MemberId> for Handler {
                 if sender.is_some() && advert.addr == self.own_addr {
                     return Ok(None);
                 }
-                let key = Key::Advert { addr: advert.addr, rank: advert.rank() };
+                let key = Key::Advert { process: (advert.addr, advert.instance), version: advert.version };
                 let via = match sender {
                     None => (Evidence::Itself, None),
                     Some(sender) if sender.addr == advert.addr => (Evidence::Announcement, None),
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn newer_adverts_replace_older_ones_and_no_event_replaces_another() {
-        let key = |version| Key::Advert { addr: "10.0.0.1:1".parse().unwrap(), rank: (5, version) };
+        let key = |version| Key::Advert { process: ("10.0.0.1:1".parse().unwrap(), 5), version };
         assert!(key(2).invalidates(&key(1)) && !key(1).invalidates(&key(2)));
         assert!(!Key::Event.invalidates(&Key::Event) && !key(2).invalidates(&Key::Event));
     }

@@ -24,7 +24,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::spawn_local,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, interval_at, sleep_until, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -33,6 +33,7 @@ use crate::{
     check,
     config::{Args, Check},
     effect::Effect,
+    footprint,
     gate::Gate,
     handler::Handlers,
     input::Input,
@@ -61,6 +62,10 @@ const DATAGRAM_BUFFER_BYTES: usize = 1 << 20;
 const FOUNDING_ROLE: &str = "dnsserver";
 /// Deadline for looking at the seeds once, at the start, to learn which interface leads to them.
 const FIRST_LOOK_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// When the code that only the start needed is given back, and how often what has gathered since.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(2);
+const GIVE_BACK_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the helper tasks tell the loop.
 enum Event {
@@ -201,6 +206,7 @@ impl Driver {
         // One byte more than the longest: what fills it was truncated.
         let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
         let mut code = ExitCode::SUCCESS;
+        let mut give_back = interval_at(self.started + GIVE_BACK_AFTER, GIVE_BACK_PERIOD);
         self.input(Input::Rejoin(former_members(&self.args)));
         self.input(Input::Tick);
         while !self.carry_out() {
@@ -215,6 +221,11 @@ impl Driver {
                     Err(error) => tracing::debug!(%error, "receive"),
                 },
                 () = sleep_until(deadline) => self.input(Input::Tick),
+                _ = give_back.tick() => {
+                    if let Err(error) = footprint::give_back_code() {
+                        tracing::debug!(%error, "cannot give back memory");
+                    }
+                }
                 accepted = self.tcp.accept() => self.accept_stream(accepted).await,
                 Some(event) = self.inbox.recv() => self.handle_event(event),
                 Some(request) = self.requests.recv() => self.handle_request(request),
@@ -361,7 +372,8 @@ impl Driver {
         match member.state {
             MemberState::Failed => {
                 let after = self.joined.remove(name).map_or(Duration::ZERO, |joined| joined.elapsed());
-                tracing::warn!(%name, ?after, "member failed");
+                let evidence = self.membership.evidence(name);
+                tracing::warn!(%name, ?after, ?evidence, "member failed");
             }
             MemberState::Left => {
                 self.joined.remove(name);

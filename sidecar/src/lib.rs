@@ -25,6 +25,7 @@ pub mod effect;
 mod event;
 mod explain;
 mod fnv;
+mod footprint;
 pub mod gate;
 pub mod handler;
 mod health;

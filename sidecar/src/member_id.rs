@@ -5,11 +5,14 @@ use std::{fmt, net::SocketAddr};
 use feed::Name;
 use serde::{Deserialize, Serialize};
 
+/// What the first renewal adds to a claim.
+const RENEWAL_LEAD_MS: u64 = 60_000;
+
 /// The identity of a member: where it gossips, since when, and what it is called.
 ///
 /// The address identifies it (foca's `Addr`): a newcomer knows nothing but the address of its seed. The rest is a
 /// strict total order that decides between two claims to one address: the later start wins, since containers
-/// reuse addresses; equal starts are decided by the remaining fields, since two claims neither of which wins would
+/// reuse addresses, and a renewed claim counts as a later one; equal starts are decided by the remaining fields, since two claims neither of which wins would
 /// replace each other for ever.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MemberId {
@@ -32,8 +35,16 @@ impl MemberId {
         Self { addr, instance: 0, renewal: 0, node: unknown.clone(), role: unknown }
     }
 
+    /// Each renewal doubles the time by which a claim counts as later than its start. One whose clock was put back is refused in favour
+    /// of its predecessor, which nobody can tell from a later one, and is ahead of it after as many renewals as its lag in
+    /// minutes has binary digits.
+    fn claim_ms(&self) -> u64 {
+        let doubled = 1_u64.checked_shl(self.renewal).unwrap_or(u64::MAX);
+        self.instance.saturating_add((doubled - 1).saturating_mul(RENEWAL_LEAD_MS))
+    }
+
     fn rank(&self) -> (u64, u32, &Name, &Name) {
-        (self.instance, self.renewal, &self.node, &self.role)
+        (self.claim_ms(), self.renewal, &self.node, &self.role)
     }
 }
 
@@ -78,7 +89,7 @@ mod tests {
 
     #[test]
     fn exactly_one_of_two_different_claims_to_an_address_wins() {
-        let claims = [id(1, 0, "a"), id(1, 0, "b"), id(1, 1, "a"), id(2, 0, "a")];
+        let claims = [id(1, 0, "a"), id(1, 0, "b"), id(2, 0, "a"), id(1, 1, "a")];
         for (i, a) in claims.iter().enumerate() {
             for (j, b) in claims.iter().enumerate() {
                 assert_eq!(a.win_addr_conflict(b), i > j, "{a:?} against {b:?}");
@@ -92,5 +103,18 @@ mod tests {
         let new = old.renew().unwrap();
         assert!(new.win_addr_conflict(&old));
         assert_eq!(new.instance, old.instance);
+        let last = MemberId { renewal: u32::MAX - 1, ..old };
+        assert!(last.renew().unwrap().win_addr_conflict(&last), "at the limit");
+        assert_eq!(last.renew().unwrap().renew(), None);
+    }
+
+    #[test]
+    fn a_claim_whose_clock_is_a_year_behind_wins_after_twenty_renewals() {
+        let year_ms = 365 * 24 * 3600 * 1000;
+        let (before, mut behind) = (id(2 * year_ms, 0, "a"), id(year_ms, 0, "a"));
+        while !behind.win_addr_conflict(&before) {
+            behind = behind.renew().unwrap();
+        }
+        assert_eq!(behind.renewal, 20);
     }
 }

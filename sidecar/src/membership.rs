@@ -8,6 +8,7 @@ mod explaining;
 mod leaving;
 pub(crate) mod questions;
 mod settling;
+mod suspecting;
 mod syncing;
 
 use std::{
@@ -132,6 +133,7 @@ pub struct Membership {
     reports: Reports,
     queries: Queries,
     stories: Stories,
+    suspects: suspecting::Suspects,
     verdicts: Verdicts,
     /// What is being looked at, for the stories.
     cause: Evidence,
@@ -194,6 +196,7 @@ impl Membership {
             reports: Reports::default(),
             queries: Queries::default(),
             stories: Stories::default(),
+            suspects: suspecting::Suspects::default(),
             verdicts: Verdicts::default(),
             cause: Evidence::Itself,
             rng,
@@ -296,10 +299,10 @@ impl Membership {
         };
         let founding = self.founds_at.filter(|_| !self.in_touch);
         let (reports, queries) = (self.reports.next_deadline(), self.queries.next_deadline());
-        [phase, founding, self.timers.next_deadline(), self.settle_at, reports, queries]
-            .into_iter()
-            .flatten()
-            .min()
+        let asks = matches!(self.phase, Phase::Member | Phase::Draining(_));
+        let suspects = self.suspects.next_deadline().filter(|_| asks);
+        let timers = self.timers.next_deadline();
+        [phase, founding, timers, suspects, self.settle_at, reports, queries].into_iter().flatten().min()
     }
 
     /// The packet that introduces this node on a lifeline.
@@ -424,6 +427,12 @@ impl Membership {
         while let Some(timer) = self.timers.poll_due(now) {
             self.cause = Evidence::Probe;
             let ends_probe = matches!(timer, Timer::ProbeRandomMember(_));
+            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer
+                && let Some(later) = self.reprieve(member_id, *incarnation, now)
+            {
+                self.timers.insert(later, timer);
+                continue;
+            }
             let outcome = self.foca.handle_timer(timer, &mut self.runtime);
             self.note(outcome);
             let has_failed = self.drain_runtime(now);
@@ -444,8 +453,12 @@ impl Membership {
                 }
                 self.announce(now);
                 self.sync(now);
+                self.ask_suspects(now);
             }
-            Phase::Draining(_) => self.check_barrier(now),
+            Phase::Draining(_) => {
+                self.ask_suspects(now);
+                self.check_barrier(now);
+            }
             Phase::Leaving { .. } => self.say_farewell(now),
             Phase::Left => {}
         }
@@ -475,7 +488,15 @@ impl Membership {
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {
             let after = self.health.stretch(&timer, after);
-            self.timers.insert(now + after, timer);
+            let is_news = match &timer {
+                Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
+                    self.suspect(member_id, *incarnation, now)
+                }
+                _ => true,
+            };
+            if is_news {
+                self.timers.insert(now + after, timer);
+            }
         }
         has_failed
     }
@@ -495,11 +516,7 @@ impl Membership {
                 self.moved.insert(id.addr);
                 self.spread_own();
             }
-            // Who is suspected here hears of it at once and by a way on which nothing is lost; one that is dead refuses.
-            OwnedNotification::ProbeFailed(_, id) => {
-                self.health.note_trouble();
-                self.start_sync(Peer { addr: id.addr, instance: id.instance });
-            }
+            OwnedNotification::ProbeFailed(..) => self.health.note_trouble(),
             OwnedNotification::DataSent(header) => {
                 if header.src_incarnation > self.own_incarnation {
                     self.health.note_trouble();

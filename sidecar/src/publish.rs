@@ -4,7 +4,7 @@
 //! so that a slow reader costs bounded memory and never holds up the gossip.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::BTreeMap,
     io,
     os::unix::fs::PermissionsExt,
@@ -84,7 +84,8 @@ struct Board {
     connections: Cell<usize>,
     /// Counts the changes of all of the above.
     epoch: watch::Sender<u64>,
-    changes: broadcast::Sender<FromSidecar>,
+    /// Made for the first monitor: its room for laggards is a megabyte, and most sidecars never have one.
+    changes: OnceCell<broadcast::Sender<FromSidecar>>,
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -128,7 +129,7 @@ impl Publisher {
             next_id: Cell::new(0),
             connections: Cell::new(0),
             epoch: watch::Sender::new(0),
-            changes: broadcast::Sender::new(MONITOR_LAG_MAX),
+            changes: OnceCell::new(),
             requests,
         }))
     }
@@ -153,12 +154,11 @@ impl Publisher {
 
     pub(crate) fn publish_change(&self, change: Member, members: Vec<Member>) {
         *self.0.members.borrow_mut() = members;
-        // Nobody may be listening.
-        let _ = self.0.changes.send(FromSidecar::Change(change));
+        self.0.tell_monitors(FromSidecar::Change(change));
     }
 
     pub(crate) fn publish_event(&self, event: UserEvent) {
-        let _ = self.0.changes.send(FromSidecar::Event(event));
+        self.0.tell_monitors(FromSidecar::Event(event));
     }
 
     /// Waits until the wish has come true for the consumers of this sidecar.
@@ -390,8 +390,15 @@ impl Board {
         }
     }
 
+    fn tell_monitors(&self, frame: FromSidecar) {
+        if let Some(changes) = self.changes.get() {
+            // Nobody may be listening any more.
+            let _ = changes.send(frame);
+        }
+    }
+
     async fn serve_monitor(&self, connection: &mut Connection) -> Result<(), FeedError> {
-        let mut changes = self.changes.subscribe();
+        let mut changes = self.changes.get_or_init(|| broadcast::Sender::new(MONITOR_LAG_MAX)).subscribe();
         let members = self.members.borrow().clone();
         for member in members {
             connection.send(FromSidecar::Change(member)).await?;

@@ -12,12 +12,17 @@ use super::{Membership, Phase, millis};
 use crate::{effect::Effect, event::What, lifeline::Peer, member_id::MemberId};
 
 impl Membership {
+    /// By what the last state of this name is known.
+    pub fn evidence(&self, name: &Name) -> Option<Evidence> {
+        self.stories.of(name).map(|story| story.evidence)
+    }
+
     pub(super) fn explain(&self, name: &Name, now: Duration) -> Result<FromSidecar, String> {
         let story = self.stories.of(name).ok_or_else(|| unknown(name))?;
         let member = story.member.clone();
         let adverts = self.adverts.borrow();
         let advert = adverts.of(member.addr, member.instance).map(|advert| {
-            let (via, relay) = adverts.via(member.addr);
+            let (via, relay) = adverts.via(member.addr, member.instance);
             KnownAdvert { version: advert.version, via, relay }
         });
         let peer = Peer { addr: member.addr, instance: member.instance };

@@ -92,7 +92,7 @@ impl Membership {
         let mut failed = BTreeSet::new();
         let mut told = Vec::new();
         for change in changes.iter().filter_map(|change| news(change, |gone| how_it_went(gone, &adverts))) {
-            let (via, _) = adverts.via(change.addr);
+            let (via, _) = adverts.via(change.addr, change.instance);
             let change = self.stories.apply_change(change, via, now);
             self.verdicts.forget(&change.name);
             // Who says itself that its process died is beyond doubt.
@@ -109,7 +109,7 @@ impl Membership {
             }
         }
         for clear in self.verdicts.take_due(now, |member| how_it_went(member, &adverts)) {
-            let (via, _) = adverts.via(clear.addr);
+            let (via, _) = adverts.via(clear.addr, clear.instance);
             told.push(match clear.state {
                 MemberState::Failed => clear,
                 _ => self.stories.apply_change(clear, via, now),
@@ -144,8 +144,8 @@ impl Membership {
         let mut adverts = self.adverts.borrow_mut();
         if adverts.len() > 2 * self.picture.len() + 64 {
             let ids = self.foca.iter_members().map(foca::Member::id).chain([self.foca.identity()]);
-            let active: BTreeSet<SocketAddr> = ids.map(|id| id.addr).collect();
-            adverts.retain(|addr| active.contains(addr));
+            let active: BTreeSet<(SocketAddr, u64)> = ids.map(|id| (id.addr, id.instance)).collect();
+            adverts.retain(|process| active.contains(process));
         }
     }
 }

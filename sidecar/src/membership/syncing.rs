@@ -173,3 +173,75 @@ fn items<'a>(
     });
     members.chain(events.kept().map(Item::Event))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use feed::{Name, Tags, frame::MemberState};
+
+    use super::*;
+    use crate::{
+        advert::{Advert, tests::advert},
+        membership::Config,
+    };
+
+    const NODES: u16 = 10_000;
+
+    fn id(n: u16) -> MemberId {
+        let [high, low] = n.to_be_bytes();
+        let addr = SocketAddr::from(([10, 0, high, low], 7946));
+        let role: Name = if n == 1 { "dnsserver" } else { "appserver" }.parse().unwrap();
+        MemberId {
+            addr,
+            instance: 1_700_000_000_000,
+            renewal: 0,
+            node: format!("node{n}").parse().unwrap(),
+            role,
+        }
+    }
+
+    fn node(n: u16) -> Membership {
+        let (tags, cluster) = (Tags::default(), "default".to_owned());
+        let drain_timeout = Duration::ZERO;
+        let config =
+            Config { id: id(n), port: 8080, weight: 1, tags, cluster, founds: n == 1, drain_timeout };
+        Membership::new(config, n.into())
+    }
+
+    /// A node that knows ten thousand, itself included.
+    fn veteran() -> Membership {
+        let mut node = node(1);
+        let mut records = Records { in_touch: true, ..Records::default() };
+        for n in 2..=NODES {
+            let id = id(n);
+            let advert = Advert { instance: id.instance, ..advert(&id.addr.to_string(), 1, 1) };
+            records.push(Item::Active(&foca::Member::alive(id), Some(&advert)));
+        }
+        let packet = node.envelope.encode(Kind::Sync, &Message::Rest(records).encode());
+        assert_eq!(node.handle_sync(&packet, Duration::ZERO), Ok(None));
+        node
+    }
+
+    #[test]
+    fn a_newcomer_to_ten_thousand_knows_all_after_one_exchange_and_two_who_know_them_tell_little() {
+        let (mut veteran, mut newcomer) = (veteran(), node(NODES + 1));
+        let now = Duration::from_millis(1);
+        let mut bytes = Vec::new();
+        let mut exchange = |a: &mut Membership, b: &mut Membership| {
+            let summary = a.encode_summary();
+            let answer = b.handle_sync(&summary, now).unwrap().unwrap();
+            let rest = a.handle_sync(&answer, now).unwrap();
+            bytes.push([summary.len(), answer.len(), rest.map_or(0, |rest| rest.len())]);
+        };
+        exchange(&mut newcomer, &mut veteran);
+        let ready = |node: &Membership| node.members().filter(|m| m.state == MemberState::Ready).count();
+        assert!(newcomer.in_touch);
+        assert_eq!((newcomer.members().count(), ready(&newcomer)), (NODES as usize + 1, NODES as usize - 1));
+        assert_eq!(veteran.members().count(), NODES as usize + 1);
+        exchange(&mut newcomer, &mut veteran);
+        println!("bytes of summary, answer and rest: {bytes:?}");
+        assert!(bytes[0].iter().sum::<usize>() < 150 * NODES as usize, "{bytes:?}");
+        assert!(bytes[1].iter().sum::<usize>() < 12 * NODES as usize, "{bytes:?}");
+    }
+}

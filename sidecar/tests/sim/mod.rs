@@ -1,5 +1,7 @@
 //! A cluster of memberships on a virtual clock and a network with delay and loss. Everything follows from the seed.
 
+pub(crate) mod scenes;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -35,6 +37,8 @@ enum Delivery {
 pub(crate) struct Node {
     membership: Membership,
     started: Duration,
+    /// By which its clock has jumped.
+    ahead: Duration,
     /// Its entry in [`Sim::due`].
     due: Option<Duration>,
     pub(crate) tables: BTreeMap<Name, RoleTable>,
@@ -57,9 +61,20 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// What its clock shows.
+    fn local(&self, now: Duration) -> Duration {
+        now - self.started + self.ahead
+    }
+
     /// When a member of the role last changed what its table says, as this node knows.
     pub(crate) fn changed_ms(&self, role: &str) -> Option<u64> {
         self.membership.changed_ms(&role.parse().unwrap())
+    }
+
+    /// Whether this node lists exactly these as ready for the role.
+    pub(crate) fn has_ready(&self, role: &str, names: &BTreeSet<String>) -> bool {
+        let ready = self.tables.get(role).into_iter().flat_map(RoleTable::ready);
+        ready.map(|endpoint| endpoint.node.as_str()).eq(names.iter().map(String::as_str))
     }
 
     /// The names that this node lists as ready for the role.
@@ -85,6 +100,8 @@ pub(crate) struct Sim {
     pub(crate) duplication: f64,
     /// Bytes of all datagrams and states that were sent.
     pub(crate) bytes_sent: u64,
+    /// Whether nothing comes of a stream.
+    pub(crate) streams_fail: bool,
     /// Pairs that do not reach each other.
     pub(crate) cut: BTreeSet<(SocketAddr, SocketAddr)>,
 }
@@ -109,13 +126,20 @@ impl Sim {
             loss: 0.0,
             duplication: 0.0,
             bytes_sent: 0,
+            streams_fail: false,
             cut: BTreeSet::new(),
         }
     }
 
     /// Starts a node that serves at once; its seed is the first address, which founds the cluster.
     pub(crate) fn start(&mut self, at: u16, name: &str, role: &str) {
-        let instance = 1_000_000 + u64::try_from(self.now.as_millis()).unwrap();
+        self.start_behind(Duration::ZERO, at, name, role);
+    }
+
+    /// The same on a machine whose wall clock is so much behind the others'.
+    pub(crate) fn start_behind(&mut self, behind: Duration, at: u16, name: &str, role: &str) {
+        let wall = Duration::from_secs(1_000_000) + self.now - behind;
+        let instance = u64::try_from(wall.as_millis()).unwrap();
         let config = Config {
             id: MemberId {
                 addr: addr(at),
@@ -134,6 +158,7 @@ impl Sim {
         let node = Node {
             membership: Membership::new(config, self.rng.random()),
             started: self.now,
+            ahead: Duration::ZERO,
             due: None,
             tables: BTreeMap::new(),
             changes: Vec::new(),
@@ -177,6 +202,13 @@ impl Sim {
         }
     }
 
+    /// Puts a node's clock forward.
+    pub(crate) fn jump(&mut self, at: u16, time: Duration) {
+        let node = self.nodes.get_mut(&addr(at)).unwrap();
+        node.ahead += time;
+        self.schedule(addr(at));
+    }
+
     /// Stops a node's process, or lets it go on.
     pub(crate) fn freeze(&mut self, at: u16, frozen: bool) {
         self.nodes.get_mut(&addr(at)).unwrap().frozen = frozen;
@@ -190,7 +222,7 @@ impl Sim {
 
     pub(crate) fn input(&mut self, at: u16, input: Input<'_>) {
         let node = self.nodes.get_mut(&addr(at)).unwrap();
-        let local = self.now - node.started;
+        let local = node.local(self.now);
         node.membership.handle(input, local).unwrap();
         self.effects(addr(at));
     }
@@ -236,7 +268,11 @@ impl Sim {
     fn schedule(&mut self, at: SocketAddr) {
         let Some(node) = self.nodes.get_mut(&at) else { return };
         let runs = !node.left && !node.frozen;
-        let due = node.membership.next_deadline().filter(|_| runs).map(|due| node.started + due);
+        let due = node
+            .membership
+            .next_deadline()
+            .filter(|_| runs)
+            .map(|due| (node.started + due).saturating_sub(node.ahead));
         if let Some(before) = std::mem::replace(&mut node.due, due) {
             self.due.remove(&(before, at));
         }
@@ -245,7 +281,7 @@ impl Sim {
 
     fn handle(&mut self, at: SocketAddr, input: Input<'_>) {
         if let Some(node) = self.nodes.get_mut(&at).filter(|node| !node.left && !node.frozen) {
-            let local = self.now - node.started;
+            let local = node.local(self.now);
             let _ = node.membership.handle(input, local);
             self.effects(at);
         }
@@ -258,7 +294,7 @@ impl Sim {
                 let Some(node) = self.nodes.get_mut(&to).filter(|node| !node.left && !node.frozen) else {
                     return;
                 };
-                let answer = node.membership.handle_sync(&message, self.now - node.started).unwrap();
+                let answer = node.membership.handle_sync(&message, node.local(self.now)).unwrap();
                 self.effects(to);
                 if let Some(message) = answer {
                     self.send_stream(to, from, message);
@@ -289,6 +325,9 @@ impl Sim {
 
     /// A message by stream: what is lost of it is sent again, which takes time.
     fn send_stream(&mut self, from: SocketAddr, to: SocketAddr, message: Vec<u8>) {
+        if self.streams_fail {
+            return;
+        }
         self.bytes_sent += message.len() as u64;
         let again = u32::from(self.rng.random::<f64>() < self.loss);
         self.send_after(RESEND_PERIOD * again, from, to, |to| Delivery::Sync { from, to, message });

@@ -1,7 +1,8 @@
-//! Proofs that nothing is lost: clients with kept connections ask without pause while something happens to the cluster,
-//! and not one request may fail. In seconds by default; with `CONCERTINA_LONG=1` for minutes.
+//! Proofs that nothing is lost: clients with kept connections ask without pause while something happens to the cluster, and
+//! so does `wrk`, and not one request may fail. In seconds by default; with `CONCERTINA_LONG=1` for minutes.
 
 mod faults;
+mod loss;
 mod lossless;
 mod partition;
 mod restarts;

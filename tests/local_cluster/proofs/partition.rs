@@ -16,6 +16,7 @@ use crate::support::{
     program::{Running, concertina, run},
     turns::Turn,
     wait::until,
+    wrk::Wrk,
 };
 
 const GOSSIP_PORT: u16 = 7946;
@@ -90,7 +91,8 @@ impl Scene {
     /// Clients in half A.
     fn load(&self) -> Load {
         let (enter, proxy) = (self.halves.entrance(Half::A), service(NODES[1].2));
-        Load::start_by(CLIENTS, move || {
+        let wrk = self.halves.command(Half::A, &Wrk::command(proxy, PATIENCE));
+        Load::start_by(CLIENTS, wrk, move || {
             enter()?;
             Connection::open_patiently(proxy, PATIENCE)
         })

@@ -1,4 +1,4 @@
-//! Two halves of a network, in namespaces, and a link between them that can be cut without either noticing.
+//! Two halves of a network, in namespaces, and a link between them that can be cut, or lose packets, without either noticing.
 //!
 //! ```text
 //! half A ── bridge A ═ link ═ bridge B ── half B
@@ -66,6 +66,21 @@ impl Halves {
 
     pub(crate) fn heal(&self) {
         order(&format!("-n {} link set link-a up", self.switch()));
+    }
+
+    /// From now on, so many of a hundred packets are lost on the link, either way: by nftables, since not every kernel has netem.
+    pub(crate) fn lose(&self, percent: u32) {
+        let chain = |side| {
+            format!(
+                "chain {side} {{ type filter hook ingress device link-{side} priority 0; \
+                 numgen random mod 100 < {percent} drop; }}"
+            )
+        };
+        let rules = format!("table netdev loss {{ {}; {}; }}", chain('a'), chain('b'));
+        let mut nft = Command::new("ip");
+        nft.args(["netns", "exec", &self.switch(), "nft", &rules]);
+        let output = nft.output().unwrap();
+        assert!(output.status.success(), "{nft:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// The same command in a half. It is the same process: `ip` becomes what it runs.

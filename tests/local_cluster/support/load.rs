@@ -1,9 +1,10 @@
-//! Clients that ask without pause and keep the count of what goes wrong.
+//! Clients that ask without pause and keep the count of what goes wrong, with `wrk` beside them.
 
 use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,17 +14,24 @@ use std::{
 
 use super::{
     http::{Connection, Response},
-    wait::until,
+    wait::{DEADLINE, until},
+    wrk::Wrk,
 };
 
 /// A client that fails so often has seen enough.
 const FAILURES_MAX: usize = 10;
+
+/// A few requests of `wrk` are enough: the clients here are the ones that are seen to go on, and all of `wrk`'s may be
+/// inside of what says nothing.
+const WRK_REQUESTS_MIN: u64 = 1;
 
 /// Running clients, each with one connection that it keeps.
 #[derive(Debug)]
 pub(crate) struct Load {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Vec<String>>>,
+    /// None: it is not installed.
+    wrk: Option<Wrk>,
 }
 
 #[derive(Debug, Default)]
@@ -34,20 +42,21 @@ struct Shared {
 
 impl Load {
     pub(crate) fn start(addr: SocketAddr, clients: usize) -> Self {
-        Self::start_by(clients, move || Connection::open(addr))
+        Self::start_by(clients, Wrk::command(addr, DEADLINE), move || Connection::open(addr))
     }
 
-    /// The same for clients that connect in their own way, each in a thread of its own.
-    pub(crate) fn start_by<F>(clients: usize, open: F) -> Self
+    /// The same for clients that connect in their own way, each in a thread of its own, and for `wrk` as it is told.
+    pub(crate) fn start_by<F>(clients: usize, wrk: Command, open: F) -> Self
     where
         F: Fn() -> io::Result<Connection> + Clone + Send + 'static,
     {
+        let wrk = Wrk::start(wrk);
         let shared = Arc::new(Shared::default());
         let client = |_| {
             let (shared, open) = (shared.clone(), open.clone());
             thread::spawn(move || shared.ask(open))
         };
-        Self { clients: (0..clients).map(client).collect(), shared }
+        Self { clients: (0..clients).map(client).collect(), shared, wrk }
     }
 
     /// How many requests were answered with 200 so far.
@@ -64,14 +73,17 @@ impl Load {
     }
 
     /// Stops, and prints how many requests were served while this happened, none of which may have failed.
-    pub(crate) fn assert_lossless(self, while_this: &str) {
-        let shared = self.shared.clone();
+    pub(crate) fn assert_lossless(mut self, while_this: &str) {
+        let (shared, wrk) = (self.shared.clone(), self.wrk.take());
         let failures = self.stop();
         let answers = shared.answers.load(Ordering::Relaxed);
         println!("{while_this}: {answers} requests served, {} failed", failures.len());
         // A hundred clients say the same.
         let distinct: BTreeSet<String> = failures.into_iter().collect();
         assert_eq!(distinct, BTreeSet::new(), "{while_this}: beside {answers} requests that were served");
+        if let Some(wrk) = wrk {
+            wrk.assert_lossless(while_this, WRK_REQUESTS_MIN);
+        }
     }
 
     /// Stops; everything that went wrong.

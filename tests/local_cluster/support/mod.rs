@@ -10,3 +10,5 @@ pub(crate) mod place;
 pub(crate) mod program;
 pub(crate) mod turns;
 pub(crate) mod wait;
+#[path = "../../support/wrk.rs"]
+pub(crate) mod wrk;

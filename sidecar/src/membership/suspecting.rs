@@ -1,0 +1,94 @@
+//! What a node does about those whom it suspects itself: it asks them, directly and again and again, and calls nobody dead who
+//! answers it.
+//!
+//! SWIM leaves it to gossip that a suspect hears of the suspicion and that its objection is heard. Where a fifth of all packets is
+//! lost, one of a thousand suspicions runs out all the same, and a cluster of thirty has hundreds of them in five minutes. A
+//! suspect's own word, whatever it says, is as good as its objection, and the nodes that suspect are the only ones that condemn.
+//! (Lifeguard's buddy system tells the suspect with the next probe; memberlist tries TCP, as [`super::syncing`] does, too.)
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use foca::Incarnation;
+
+use super::Membership;
+use crate::{lifeline::Peer, member_id::MemberId};
+
+/// How often a suspect is asked: seven times before it is condemned in a cluster of 30.
+const ASK_PERIOD: Duration = Duration::from_millis(200);
+
+/// One who did not answer a probe of this node.
+#[derive(Debug)]
+struct Suspect {
+    incarnation: Incarnation,
+    since: Duration,
+    ask_at: Duration,
+}
+
+/// Those whom this node suspects itself. For each there is one timer.
+#[derive(Debug, Default)]
+pub(super) struct Suspects(BTreeMap<SocketAddr, (MemberId, Suspect)>);
+
+impl Suspects {
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.0.values().map(|(_, suspect)| suspect.ask_at).min()
+    }
+}
+
+impl Membership {
+    /// It is suspected from now on; false if it was before. Beside being asked by datagram, it hears of it by a way on which nothing is
+    /// lost; one that is dead refuses there.
+    pub(super) fn suspect(&mut self, id: &MemberId, incarnation: Incarnation, now: Duration) -> bool {
+        let known = self.suspects.0.get(&id.addr);
+        if known.is_some_and(|(known, suspect)| known == id && suspect.incarnation == incarnation) {
+            return false;
+        }
+        self.start_sync(Peer { addr: id.addr, instance: id.instance });
+        let suspect = Suspect { incarnation, since: now, ask_at: now };
+        self.suspects.0.insert(id.addr, (id.clone(), suspect));
+        true
+    }
+
+    /// Asks those whose turn it is, and forgets who has objected; what they answer is that they are there.
+    pub(super) fn ask_suspects(&mut self, now: Duration) {
+        let is_due = |suspect: &Suspect| suspect.ask_at <= now;
+        let due = self.suspects.0.values().filter(|(_, suspect)| is_due(suspect));
+        for (id, incarnation) in due.map(|(id, s)| (id.clone(), s.incarnation)).collect::<Vec<_>>() {
+            if !self.is_suspected(&id, incarnation) {
+                self.suspects.0.remove(&id.addr);
+                continue;
+            }
+            if let Some((_, suspect)) = self.suspects.0.get_mut(&id.addr) {
+                suspect.ask_at = now + ASK_PERIOD;
+            }
+            let outcome = self.foca.announce(id, &mut self.runtime);
+            self.note(outcome);
+        }
+    }
+
+    /// A suspect's time to object is over. Who has not, and was heard meanwhile, has as much again, until the returned time: whatever
+    /// was lost, it lives.
+    pub(super) fn reprieve(
+        &mut self,
+        id: &MemberId,
+        incarnation: Incarnation,
+        now: Duration,
+    ) -> Option<Duration> {
+        let is_suspected = self.is_suspected(id, incarnation);
+        let (known, suspect) = self.suspects.0.get_mut(&id.addr)?;
+        if (&*known, suspect.incarnation) != (id, incarnation) {
+            return None;
+        }
+        if is_suspected && self.stories.heard(id.addr).is_some_and(|heard| heard > suspect.since) {
+            let period = now.saturating_sub(suspect.since);
+            (suspect.since, suspect.ask_at) = (now, now);
+            return Some(now + period);
+        }
+        self.suspects.0.remove(&id.addr);
+        None
+    }
+
+    fn is_suspected(&self, id: &MemberId, incarnation: Incarnation) -> bool {
+        let member = self.foca.iter_members().find(|member| member.id() == id);
+        member.is_some_and(|m| m.state() == foca::State::Suspect && m.incarnation() == incarnation)
+    }
+}

@@ -1,0 +1,10 @@
+//! What the tests have in common: scenes of containers, small clients, and waiting, which the local cluster's tests do too.
+
+pub(crate) mod cut;
+pub(crate) mod hello;
+pub(crate) mod load;
+pub(crate) mod scene;
+#[path = "../../local_cluster/support/wait.rs"]
+pub(crate) mod wait;
+#[path = "../../support/wrk.rs"]
+pub(crate) mod wrk;
