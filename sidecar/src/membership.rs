@@ -203,9 +203,8 @@ impl Membership {
             effects: VecDeque::new(),
             config,
         };
-        if node.config.founds {
-            node.apply_in_touch(Duration::ZERO);
-        }
+        // Whoever founds a cluster is one by itself, from its first input on, unless it remembers others.
+        node.founds_at = node.config.founds.then_some(Duration::ZERO);
         node
     }
 
@@ -230,6 +229,9 @@ impl Membership {
                 Ok(())
             }
             Input::Rejoin(addrs) => {
+                if !addrs.is_empty() {
+                    self.founds_at = self.founds_at.map(|_| now + FOUNDING_PERIOD);
+                }
                 self.former = addrs;
                 self.announce_at = now;
                 Ok(())
@@ -453,10 +455,10 @@ impl Membership {
                 }
                 self.announce(now);
                 self.sync(now);
-                self.ask_suspects(now);
+                self.advance_suspects(now);
             }
             Phase::Draining(_) => {
-                self.ask_suspects(now);
+                self.advance_suspects(now);
                 self.check_barrier(now);
             }
             Phase::Leaving { .. } => self.say_farewell(now),

@@ -11,7 +11,11 @@
 
 mod sim;
 
-use sim::scenes::{churn, heal, memberlist_seconds};
+use std::time::Duration;
+
+use sim::scenes::{churn, heal, mass_kill, memberlist_seconds};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Sizes and seeds of this run.
 fn sizes(usual: &[u16]) -> Vec<u16> {
@@ -29,11 +33,21 @@ fn seeds() -> std::ops::Range<u64> {
 fn a_cluster_that_starts_and_half_stops_within_a_second_agrees_soon_after() {
     for nodes in sizes(&[10, 60]) {
         for seed in seeds() {
-            println!(
-                "{nodes} nodes: {:?}; memberlist's formula {:.2} s",
-                churn(nodes, seed),
-                memberlist_seconds(nodes)
-            );
+            let churn = churn(nodes, seed);
+            println!("{nodes} nodes: {churn:?}; memberlist's formula {:.2} s", memberlist_seconds(nodes));
+            assert!(churn.started < 2 * SECOND && churn.joined < SECOND && churn.stopped < 2 * SECOND);
+            assert!(churn.idle_bytes < 1000 + 10 * u64::from(nodes), "something is told without end");
+        }
+    }
+}
+
+#[test]
+fn a_cluster_of_which_half_is_killed_within_a_second_agrees_soon_after() {
+    for nodes in sizes(&[40]) {
+        for seed in seeds() {
+            let took = mass_kill(nodes, seed);
+            println!("{nodes} nodes, half killed: {took:?}");
+            assert!(took < 20 * SECOND);
         }
     }
 }
@@ -42,7 +56,15 @@ fn a_cluster_that_starts_and_half_stops_within_a_second_agrees_soon_after() {
 fn a_bad_network_that_heals_leaves_no_trace() {
     for nodes in sizes(&[24]) {
         for seed in seeds() {
-            println!("{nodes} nodes: healed after {:?}", heal(nodes, seed));
+            let took = heal(nodes, seed);
+            println!("{nodes} nodes: healed after {took:?}");
+            assert!(took < 30 * SECOND);
         }
     }
+}
+
+#[test]
+fn a_seed_makes_the_same_cluster_again() {
+    assert_eq!(churn(10, 51), churn(10, 51));
+    assert_eq!(heal(12, 51), heal(12, 51));
 }

@@ -8,10 +8,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use feed::explain::Evidence;
 use foca::Incarnation;
 
 use super::Membership;
-use crate::{lifeline::Peer, member_id::MemberId};
+use crate::{lifeline::Peer, member_id::MemberId, swim::foca_config};
 
 /// How often a suspect is asked: seven times before it is condemned in a cluster of 30.
 const ASK_PERIOD: Duration = Duration::from_millis(200);
@@ -22,6 +23,8 @@ struct Suspect {
     incarnation: Incarnation,
     since: Duration,
     ask_at: Duration,
+    /// When it is condemned; none: foca has a timer for it.
+    condemn_at: Option<Duration>,
 }
 
 /// Those whom this node suspects itself. For each there is one timer.
@@ -30,7 +33,10 @@ pub(super) struct Suspects(BTreeMap<SocketAddr, (MemberId, Suspect)>);
 
 impl Suspects {
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.0.values().map(|(_, suspect)| suspect.ask_at).min()
+        self.0
+            .values()
+            .map(|(_, suspect)| suspect.condemn_at.unwrap_or(suspect.ask_at).min(suspect.ask_at))
+            .min()
     }
 }
 
@@ -43,26 +49,61 @@ impl Membership {
             return false;
         }
         self.start_sync(Peer { addr: id.addr, instance: id.instance });
-        let suspect = Suspect { incarnation, since: now, ask_at: now };
+        let suspect = Suspect { incarnation, since: now, ask_at: now, condemn_at: None };
         self.suspects.0.insert(id.addr, (id.clone(), suspect));
         true
     }
 
-    /// Asks those whose turn it is, and forgets who has objected; what they answer is that they are there.
-    pub(super) fn ask_suspects(&mut self, now: Duration) {
-        let is_due = |suspect: &Suspect| suspect.ask_at <= now;
+    /// Another's state has it as down. If it is a member here, that is no verdict but a suspicion, as in memberlist: a node that
+    /// hears nothing takes all others for dead, and exchanges of states may reach it all the same.
+    pub(super) fn handle_down(&mut self, down: foca::Member<MemberId>, now: Duration) {
+        let id = down.id();
+        let Some(member) = self.foca.iter_members().find(|member| member.id() == id) else {
+            // This node itself, which will object, or one that was not known to have started.
+            let outcome = self.foca.apply_many([down].into_iter(), true, &mut self.runtime);
+            return self.note(outcome);
+        };
+        let incarnation = member.incarnation();
+        let suspicion = foca::Member::new(id.clone(), incarnation, foca::State::Suspect);
+        let outcome = self.foca.apply_many([suspicion].into_iter(), true, &mut self.runtime);
+        self.note(outcome);
+        if self.suspect(id, incarnation, now)
+            && let Some((_, suspect)) = self.suspects.0.get_mut(&id.addr)
+        {
+            suspect.condemn_at = Some(now + foca_config(self.picture.len()).suspect_to_down_after);
+        }
+    }
+
+    /// Asks those whose turn it is, and forgets who has objected; what they answer is that they are there. Condemns whose time is
+    /// over.
+    pub(super) fn advance_suspects(&mut self, now: Duration) {
+        let is_due = |s: &Suspect| s.ask_at <= now || s.condemn_at.is_some_and(|at| at <= now);
         let due = self.suspects.0.values().filter(|(_, suspect)| is_due(suspect));
-        for (id, incarnation) in due.map(|(id, s)| (id.clone(), s.incarnation)).collect::<Vec<_>>() {
+        let due = due.map(|(id, s)| (id.clone(), s.incarnation, s.condemn_at));
+        for (id, incarnation, condemn_at) in due.collect::<Vec<_>>() {
             if !self.is_suspected(&id, incarnation) {
                 self.suspects.0.remove(&id.addr);
-                continue;
+            } else if condemn_at.is_some_and(|at| at <= now) {
+                let later = self.reprieve(&id, incarnation, now);
+                match self.suspects.0.get_mut(&id.addr) {
+                    Some((_, suspect)) => suspect.condemn_at = later,
+                    None => self.condemn(id, incarnation),
+                }
+            } else {
+                if let Some((_, suspect)) = self.suspects.0.get_mut(&id.addr) {
+                    suspect.ask_at = now + ASK_PERIOD;
+                }
+                let outcome = self.foca.announce(id, &mut self.runtime);
+                self.note(outcome);
             }
-            if let Some((_, suspect)) = self.suspects.0.get_mut(&id.addr) {
-                suspect.ask_at = now + ASK_PERIOD;
-            }
-            let outcome = self.foca.announce(id, &mut self.runtime);
-            self.note(outcome);
         }
+    }
+
+    fn condemn(&mut self, id: MemberId, incarnation: Incarnation) {
+        self.cause = Evidence::Probe;
+        let down = foca::Member::new(id, incarnation, foca::State::Down);
+        let outcome = self.foca.apply_many([down].into_iter(), true, &mut self.runtime);
+        self.note(outcome);
     }
 
     /// A suspect's time to object is over. Who has not, and was heard meanwhile, has as much again, until the returned time: whatever

@@ -93,8 +93,13 @@ impl Membership {
     fn apply_records(&mut self, records: Records, now: Duration) {
         let moved_before = self.moved.len() + self.adverts.borrow().changed_count();
         let is_told = records.members.len() <= GOSSIPED_MAX;
-        let outcome = self.foca.apply_many(records.members.into_iter(), is_told, &mut self.runtime);
+        let (down, active): (Vec<_>, Vec<_>) =
+            records.members.into_iter().partition(|member| member.state() == foca::State::Down);
+        let outcome = self.foca.apply_many(active.into_iter(), is_told, &mut self.runtime);
         self.note(outcome);
+        for member in down {
+            self.handle_down(member, now);
+        }
         let own_addr = self.config.id.addr;
         let mut adverts = self.adverts.borrow_mut();
         for advert in records.adverts.into_iter().filter(|advert| advert.addr != own_addr) {

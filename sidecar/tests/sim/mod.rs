@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use feed::{FromSidecar, Name, RoleTable, Tags, event::UserEvent, frame::Member};
+use feed::{Endpoint, EndpointState, FromSidecar, Name, RoleTable, Tags, event::UserEvent, frame::Member};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sidecar::{
     advert::Follows,
@@ -26,6 +26,9 @@ const DELAY_US: std::ops::Range<u64> = 100..2_000;
 
 /// When TCP sends again what was lost.
 const RESEND_PERIOD: Duration = Duration::from_millis(200);
+
+/// When an exchange that hangs is given up.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
 
 enum Delivery {
     Datagram { to: SocketAddr, bytes: Vec<u8> },
@@ -46,6 +49,10 @@ pub(crate) struct Node {
     pub(crate) drained: Option<(Duration, Vec<Name>)>,
     pub(crate) left: bool,
     pub(crate) in_touch: bool,
+    /// Datagrams that were sent to it.
+    pub(crate) offered: u64,
+    /// Processes that it has seen draining.
+    drained_once: BTreeSet<(String, u64)>,
     /// The apps that it listed when it first called its picture complete.
     pub(crate) knew: BTreeSet<String>,
     frozen: bool,
@@ -58,6 +65,7 @@ pub(crate) struct Node {
     pub(crate) worked_on: usize,
     pub(crate) at: u16,
     pub(crate) name: String,
+    pub(crate) instance: u64,
 }
 
 impl Node {
@@ -71,16 +79,46 @@ impl Node {
         self.membership.changed_ms(&role.parse().unwrap())
     }
 
-    /// Whether this node lists exactly these as ready for the role.
-    pub(crate) fn has_ready(&self, role: &str, names: &BTreeSet<String>) -> bool {
+    /// Whether this node lists exactly these processes as ready for the role.
+    pub(crate) fn has_ready(&self, role: &str, processes: &BTreeMap<String, u64>) -> bool {
         let ready = self.tables.get(role).into_iter().flat_map(RoleTable::ready);
-        ready.map(|endpoint| endpoint.node.as_str()).eq(names.iter().map(String::as_str))
+        let ready = ready.map(|endpoint| (endpoint.node.as_str(), endpoint.instance));
+        ready.eq(processes.iter().map(|(name, instance)| (name.as_str(), *instance)))
+    }
+
+    /// Takes tables as a consumer beside the node would, and checks what must hold of them at any time.
+    fn apply_tables(&mut self, tables: Vec<RoleTable>, started: &BTreeSet<(SocketAddr, u64, String)>) {
+        for table in tables {
+            for e in table.endpoints() {
+                let process = (gossip_addr(e), e.instance, e.node.to_string());
+                assert!(started.contains(&process), "never was: {e:?}");
+                let process = (process.2, process.1);
+                match e.state {
+                    EndpointState::Draining => drop(self.drained_once.insert(process)),
+                    EndpointState::Ready => assert!(!self.drained_once.contains(&process), "back: {e:?}"),
+                    EndpointState::Suspect => {}
+                }
+            }
+            let known = self.tables.insert(table.role().clone(), table.clone());
+            assert!(known.is_none_or(|known| known.generation() < table.generation()), "versions go back");
+        }
+        // Over all roles: a name and an address have one holder.
+        let (mut names, mut addrs) = (BTreeSet::new(), BTreeSet::new());
+        for e in self.tables.values().flat_map(RoleTable::endpoints) {
+            if e.state != EndpointState::Suspect {
+                assert!(names.insert(&e.node) && addrs.insert(gossip_addr(e)), "twice: {e:?}");
+            }
+        }
     }
 
     /// The names that this node lists as ready for the role.
     pub(crate) fn ready(&self, role: &str) -> BTreeSet<String> {
         self.tables.get(role).into_iter().flat_map(|t| t.ready()).map(|e| e.node.to_string()).collect()
     }
+}
+
+fn gossip_addr(endpoint: &Endpoint) -> SocketAddr {
+    (endpoint.addr.ip(), endpoint.gossip_port).into()
 }
 
 /// The cluster.
@@ -102,6 +140,8 @@ pub(crate) struct Sim {
     pub(crate) bytes_sent: u64,
     /// Whether nothing comes of a stream.
     pub(crate) streams_fail: bool,
+    /// Nodes that no datagram reaches and whose datagrams reach nobody.
+    pub(crate) deaf: BTreeSet<SocketAddr>,
     /// Pairs that do not reach each other.
     pub(crate) cut: BTreeSet<(SocketAddr, SocketAddr)>,
 }
@@ -127,17 +167,27 @@ impl Sim {
             duplication: 0.0,
             bytes_sent: 0,
             streams_fail: false,
+            deaf: BTreeSet::new(),
             cut: BTreeSet::new(),
         }
     }
 
     /// Starts a node that serves at once; its seed is the first address, which founds the cluster.
     pub(crate) fn start(&mut self, at: u16, name: &str, role: &str) {
-        self.start_behind(Duration::ZERO, at, name, role);
+        self.start_so(at, name, role, Duration::ZERO, Vec::new());
     }
 
     /// The same on a machine whose wall clock is so much behind the others'.
     pub(crate) fn start_behind(&mut self, behind: Duration, at: u16, name: &str, role: &str) {
+        self.start_so(at, name, role, behind, Vec::new());
+    }
+
+    /// The same of one that remembers members from before.
+    pub(crate) fn start_remembering(&mut self, at: u16, name: &str, role: &str, former: Vec<SocketAddr>) {
+        self.start_so(at, name, role, Duration::ZERO, former);
+    }
+
+    fn start_so(&mut self, at: u16, name: &str, role: &str, behind: Duration, former: Vec<SocketAddr>) {
         let wall = Duration::from_secs(1_000_000) + self.now - behind;
         let instance = u64::try_from(wall.as_millis()).unwrap();
         let config = Config {
@@ -165,6 +215,8 @@ impl Sim {
             drained: None,
             left: false,
             in_touch: false,
+            offered: 0,
+            drained_once: BTreeSet::new(),
             knew: BTreeSet::new(),
             frozen: false,
             events: Vec::new(),
@@ -173,9 +225,11 @@ impl Sim {
             worked_on: 0,
             at,
             name: name.to_owned(),
+            instance,
         };
         self.started.insert((addr(at), instance, name.to_owned()));
         self.nodes.insert(addr(at), node);
+        self.input(at, Input::Rejoin(former));
         if at != 1 {
             self.input(at, Input::Seeds(vec![addr(1)]));
         }
@@ -315,12 +369,15 @@ impl Sim {
         to: SocketAddr,
         delivery: impl FnOnce(SocketAddr) -> Delivery,
     ) {
-        let blocked = self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
-        if !blocked {
+        if !self.is_cut(from, to) {
             let delay = Duration::from_micros(self.rng.random_range(DELAY_US));
             self.sequence += 1;
             self.queue.insert((self.now + pause + delay, self.sequence), delivery(to));
         }
+    }
+
+    fn is_cut(&self, a: SocketAddr, b: SocketAddr) -> bool {
+        self.cut.contains(&(a, b)) || self.cut.contains(&(b, a))
     }
 
     /// A message by stream: what is lost of it is sent again, which takes time.
@@ -340,6 +397,12 @@ impl Sim {
                 Effect::Send { to, bytes } => {
                     assert!(bytes.len() <= DATAGRAM_BYTES_MAX - SEAL_BYTES, "no room for a seal");
                     self.bytes_sent += bytes.len() as u64;
+                    if let Some(other) = self.nodes.get_mut(&to) {
+                        other.offered += 1;
+                    }
+                    if self.deaf.contains(&at) || self.deaf.contains(&to) {
+                        continue;
+                    }
                     let copies = u32::from(self.rng.random::<f64>() >= self.loss)
                         + u32::from(self.rng.random::<f64>() < self.duplication);
                     for _ in 0..copies {
@@ -350,22 +413,14 @@ impl Sim {
                     let message = node.membership.encode_summary();
                     self.send_stream(at, with.addr, message);
                     self.sequence += 1;
-                    let done = (self.now + Duration::from_millis(5), self.sequence);
+                    let other = self.nodes.get(&with.addr).filter(|other| !other.frozen && !other.left);
+                    let hangs = other.is_none() || self.streams_fail || self.is_cut(at, with.addr);
+                    let time = if hangs { STREAM_TIMEOUT } else { Duration::from_millis(5) };
+                    let done = (self.now + time, self.sequence);
                     self.queue.insert(done, Delivery::SyncEnded { at, with: with.addr });
                 }
                 Effect::Tables(tables) => {
-                    for table in tables {
-                        for e in table.endpoints() {
-                            let gossip = (e.addr.ip(), e.gossip_port).into();
-                            let process = (gossip, e.instance, e.node.to_string());
-                            assert!(self.started.contains(&process), "never was: {e:?}");
-                        }
-                        let known = node.tables.insert(table.role().clone(), table.clone());
-                        assert!(
-                            known.is_none_or(|known| known.generation() < table.generation()),
-                            "versions go back"
-                        );
-                    }
+                    node.apply_tables(tables, &self.started);
                 }
                 // Streams of the simulation do not end by death: what these tests see is SWIM alone.
                 Effect::Lifelines(_) => {}

@@ -1,0 +1,46 @@
+//! What changes while a node lives.
+
+use super::*;
+
+#[test]
+fn a_change_that_no_table_shows_is_not_the_newest_one() {
+    let mut sim = cluster(55, 3);
+    let before = sim.node(1).changed_ms("app");
+    sim.run(SECOND);
+    sim.follow(2, &["front"]);
+    sim.run(SECOND);
+    assert_eq!(sim.node(1).changed_ms("app"), before);
+    sim.input(2, Input::Tags(Tags::new(["zone=a".parse().unwrap()]).unwrap()));
+    sim.run(SECOND);
+    assert!(sim.node(1).changed_ms("app") >= before.map(|ms| ms + 2000));
+}
+
+#[test]
+fn whoever_is_forced_to_leave_is_no_suspect_any_more() {
+    let mut sim = cluster(56, 4);
+    for n in [3, 4, 5] {
+        sim.kill(n);
+    }
+    sim.run(15 * SECOND);
+    let listed = |sim: &Sim| sim.node(1).tables["app"].endpoints().len();
+    assert_eq!(listed(&sim), 4, "three of four went at once, and are a last resort");
+    sim.input(
+        2,
+        Input::Question { to: 1, question: ToSidecar::ForceLeave { name: "app4".parse().unwrap() } },
+    );
+    sim.run(SECOND);
+    assert_eq!(listed(&sim), 3);
+}
+
+#[test]
+fn changed_tags_are_in_the_members_and_tables_of_all_and_late_joiners_learn_them() {
+    let mut sim = cluster(50, 10);
+    let tags = Tags::new(["zone=a".parse().unwrap()]).unwrap();
+    sim.input(5, Input::Tags(tags.clone()));
+    let knows = |node: &sim::Node| node.tables["app"].endpoints().iter().any(|e| e.tags.include(&tags));
+    let took = sim.run_until(SECOND, |sim| sim.nodes.values().all(knows));
+    assert!(took < Duration::from_millis(250), "{took:?}");
+    sim.start(50, "late", "front");
+    sim.run_until(SECOND, |sim| sim.nodes.values().all(|n| n.tables.contains_key("app") && knows(n)));
+    assert_eq!(sim.node(50).changes.iter().filter(|m| m.tags == tags).count(), 1);
+}
