@@ -3,7 +3,7 @@
 //! They travel as foca broadcasts for speed and in the state sync for certainty. A member is the only author of its own
 //! advert; the newest version replaces the others.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use feed::{Name, Tags, explain::Evidence, frame::MemberState};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,10 @@ pub const FOLLOWED_ROLES_MAX: usize = 6;
 
 /// Most adverts kept. A stranger with the cluster's key could otherwise invent members without end.
 pub const ADVERTS_MAX: usize = 50_000;
+
+/// How long an advert is kept whose process is no member (any more): longer than any broadcast is under way. Forgotten too early,
+/// the same advert would be news again, and be passed on for ever.
+const STRANGER_PERIOD: Duration = Duration::from_secs(60);
 
 /// The roles whose tables somebody beside a sidecar consumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,32 +69,46 @@ pub type Via = (Evidence, Option<SocketAddr>);
 /// makes a later process look like an earlier one.
 #[derive(Debug, Default)]
 pub struct Adverts {
-    by_process: BTreeMap<(SocketAddr, u64), (Advert, Via)>,
+    by_process: BTreeMap<(SocketAddr, u64), Known>,
+    /// The time, for what comes next.
+    now: Duration,
     changed: Vec<SocketAddr>,
 }
 
+#[derive(Debug)]
+struct Known {
+    advert: Advert,
+    via: Via,
+    since: Duration,
+}
+
 impl Adverts {
+    /// What comes from now on comes at this time.
+    pub fn set_now(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// Takes an advert if it is news.
     pub fn apply(&mut self, advert: Advert, via: Via) -> bool {
         let process = (advert.addr, advert.instance);
         let known = self.by_process.get(&process);
-        let news = known.is_none_or(|(known, _)| advert.version > known.version);
+        let news = known.is_none_or(|known| advert.version > known.advert.version);
         let room = known.is_some() || self.by_process.len() < ADVERTS_MAX;
         if news && room {
             self.changed.push(advert.addr);
-            self.by_process.insert(process, (advert, via));
+            self.by_process.insert(process, Known { advert, via, since: self.now });
         }
         news && room
     }
 
     /// The newest advert of the process that started at `instance` and gossips at `addr`.
     pub fn of(&self, addr: SocketAddr, instance: u64) -> Option<&Advert> {
-        self.by_process.get(&(addr, instance)).map(|(advert, _)| advert)
+        self.by_process.get(&(addr, instance)).map(|known| &known.advert)
     }
 
     /// How it came.
     pub fn via(&self, addr: SocketAddr, instance: u64) -> Via {
-        self.by_process.get(&(addr, instance)).map_or((Evidence::Gossip, None), |(_, via)| *via)
+        self.by_process.get(&(addr, instance)).map_or((Evidence::Gossip, None), |known| known.via)
     }
 
     /// Whose adverts changed since the last call.
@@ -113,9 +131,10 @@ impl Adverts {
         self.by_process.is_empty()
     }
 
-    /// Forgets whoever is not to be kept.
-    pub fn retain(&mut self, keep: impl Fn(&(SocketAddr, u64)) -> bool) {
-        self.by_process.retain(|process, _| keep(process));
+    /// Forgets the strangers of long ago.
+    pub fn forget_strangers(&mut self, is_member: impl Fn(&(SocketAddr, u64)) -> bool) {
+        let now = self.now;
+        self.by_process.retain(|process, known| now < known.since + STRANGER_PERIOD || is_member(process));
     }
 }
 
@@ -151,5 +170,31 @@ pub(crate) mod tests {
         assert!(apply(4, 1), "a process whose clock was put back");
         let version = |instance| adverts.of("10.0.0.1:7946".parse().unwrap(), instance).unwrap().version;
         assert_eq!([version(4), version(5), version(6)], [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_stranger_is_forgotten_after_its_time_and_not_before() {
+        let mut adverts = Adverts::default();
+        for instance in [1, 2] {
+            adverts.apply(advert("10.0.0.1:7946", instance, 1), (Evidence::Sync, None));
+        }
+        let is_member = |process: &(SocketAddr, u64)| process.1 == 2;
+        adverts.set_now(STRANGER_PERIOD - Duration::from_millis(1));
+        adverts.forget_strangers(is_member);
+        assert_eq!(adverts.len(), 2);
+        adverts.set_now(STRANGER_PERIOD);
+        adverts.forget_strangers(is_member);
+        assert_eq!(adverts.len(), 1);
+    }
+
+    #[test]
+    fn adverts_are_kept_up_to_the_limit() {
+        let mut adverts = Adverts::default();
+        let mut apply = |n: usize, version| {
+            adverts.apply(advert("10.0.0.1:7946", n as u64, version), (Evidence::Sync, None))
+        };
+        assert!((0..ADVERTS_MAX).all(|n| apply(n, 1)));
+        assert!(!apply(ADVERTS_MAX, 1), "one more");
+        assert!(apply(0, 2), "news of a known one");
     }
 }

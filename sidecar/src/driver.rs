@@ -1,11 +1,11 @@
 //! The one place of the sidecar with sockets, clocks and signals: feeds the membership and carries out its effects.
 
 mod errands;
+mod streams;
 
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    io,
     net::{IpAddr, SocketAddr},
     process::ExitCode,
     rc::Rc,
@@ -20,11 +20,11 @@ use feed::{
     stats::Stats,
 };
 use tokio::{
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, UdpSocket},
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::spawn_local,
-    time::{Instant, interval_at, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -38,17 +38,16 @@ use crate::{
     handler::Handlers,
     input::Input,
     key_file,
-    key_orders::{self, Round},
-    lifeline::{self, Peer},
+    key_orders::Round,
+    lifeline::Peer,
     link::{Link, SharedGate, unix_ms},
     member_id::MemberId,
-    membership::{Config, Membership},
-    packet::{DATAGRAM_BYTES_MAX, Envelope, Kind, PacketError},
+    membership::{Config, Membership, SyncTurn},
+    packet::{DATAGRAM_BYTES_MAX, Envelope},
     publish::{self, Publisher, Request},
     query::QueryId,
     seeds::Sources,
     snapshot,
-    stream::StreamError,
     supervise::{Role, describe},
 };
 
@@ -75,13 +74,14 @@ enum Event {
     Sync {
         from: IpAddr,
         message: Vec<u8>,
+        turn: SyncTurn,
         answer: Option<oneshot::Sender<Vec<u8>>>,
     },
     SyncEnded(SocketAddr),
     Stream {
         link: Link,
         packet: Vec<u8>,
-        turn: Turn,
+        turn: streams::Turn,
     },
     Dead(Peer),
     Outcome(QueryId, Option<Outcome>),
@@ -207,6 +207,7 @@ impl Driver {
         let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
         let mut code = ExitCode::SUCCESS;
         let mut give_back = interval_at(self.started + GIVE_BACK_AFTER, GIVE_BACK_PERIOD);
+        give_back.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.input(Input::Rejoin(former_members(&self.args)));
         self.input(Input::Tick);
         while !self.carry_out() {
@@ -264,8 +265,8 @@ impl Driver {
     }
 
     /// Takes a message of an exchange of states; what is to be said to it.
-    fn hear_sync(&mut self, message: &[u8], from: IpAddr) -> Option<Vec<u8>> {
-        let answer = self.membership.handle_sync(message, self.started.elapsed());
+    fn hear_sync(&mut self, message: &[u8], turn: SyncTurn, from: IpAddr) -> Option<Vec<u8>> {
+        let answer = self.membership.handle_sync(message, turn, self.started.elapsed());
         answer.unwrap_or_else(|why| {
             self.gate.borrow_mut().note_drop(from, why);
             None
@@ -279,8 +280,8 @@ impl Driver {
                 self.input(Input::Serving(serving));
             }
             Event::Seeds(seeds) => self.input(Input::Seeds(seeds)),
-            Event::Sync { from, message, answer } => {
-                if let Some((answer, bytes)) = answer.zip(self.hear_sync(&message, from)) {
+            Event::Sync { from, message, turn, answer } => {
+                if let Some((answer, bytes)) = answer.zip(self.hear_sync(&message, turn, from)) {
                     let _ = answer.send(bytes);
                 }
             }
@@ -332,6 +333,7 @@ impl Driver {
 
     /// Carries out what is due; true when the node has left.
     fn carry_out(&mut self) -> bool {
+        let mut has_changed = false;
         while let Some(effect) = self.membership.poll_effect() {
             match effect {
                 Effect::Send { to, bytes } => {
@@ -354,7 +356,10 @@ impl Driver {
                 Effect::Reply { to, frame, is_last } => self.reply(to, frame, is_last),
                 Effect::Event(event) => self.apply_event(event),
                 Effect::Asked { id, asked } => self.work_on(id, asked),
-                Effect::Change(member) => self.apply_change(member),
+                Effect::Change(member) => {
+                    has_changed = true;
+                    self.apply_change(member);
+                }
                 Effect::Drained { after, held_up_by } if held_up_by.is_empty() => {
                     tracing::info!(?after, "drained");
                 }
@@ -363,6 +368,9 @@ impl Driver {
                 }
                 Effect::Left => return true,
             }
+        }
+        if has_changed {
+            self.publish_members();
         }
         false
     }
@@ -389,6 +397,11 @@ impl Driver {
                 }
             }
         }
+        self.publisher.publish_change(member);
+    }
+
+    /// The members as they are after changes: once for all that came together, since a newcomer to a large cluster learns of thousands.
+    fn publish_members(&self) {
         let members: Vec<Member> = self.membership.members().cloned().collect();
         if let Some(snapshot) = &self.snapshot {
             let others = members.iter().filter(|member| member.name != self.node).map(|member| member.addr);
@@ -402,146 +415,7 @@ impl Driver {
                 news
             });
         }
-        self.publisher.publish_change(member, members);
-    }
-
-    /// Exchanges states with a peer: summary, answer, and what it wants.
-    fn sync_with(&mut self, with: Peer) {
-        let (events, gate, summary) =
-            (self.events.clone(), self.gate.clone(), self.membership.encode_summary());
-        let exchange = async move {
-            let stream = match TcpStream::connect(with.addr).await {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    let _ = events.send(Event::Dead(with));
-                    return Err(error.into());
-                }
-                connected => connected?,
-            };
-            let mut link = Link::dialled(stream, with.addr, &gate).await?;
-            link.send(summary).await?;
-            let (answer, rest) = oneshot::channel();
-            let message = link.receive().await?;
-            let _ = events.send(Event::Sync { from: with.addr.ip(), message, answer: Some(answer) });
-            if let Ok(rest) = rest.await {
-                link.send(rest).await?;
-            }
-            Ok::<_, StreamError>(())
-        };
-        let events = self.events.clone();
-        spawn_local(async move {
-            match timeout(SYNC_TIMEOUT, exchange).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(with = %with.addr, %error, "state sync"),
-                Err(_) => tracing::debug!(with = %with.addr, "state sync timed out"),
-            }
-            let _ = events.send(Event::SyncEnded(with.addr));
-        });
-    }
-
-    /// Takes in whoever dials the gossip port: the first packet says what for.
-    async fn accept_stream(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                return;
-            }
-        };
-        let checked = self.gate.borrow().check(from.ip());
-        if let Err(why) = checked {
-            return self.gate.borrow_mut().note_drop(from.ip(), why);
-        }
-        let Some(turn) = Turn::take(&self.streams) else { return };
-        let (events, gate) = (self.events.clone(), self.gate.clone());
-        spawn_local(async move {
-            let opening = async {
-                let mut link = Link::accepted(stream, from.ip(), &gate).await?;
-                let packet = link.receive().await?;
-                Ok::<_, StreamError>((link, packet))
-            };
-            if let Ok(Ok((link, packet))) = timeout(SYNC_TIMEOUT, opening).await {
-                let _ = events.send(Event::Stream { link, packet, turn });
-            }
-        });
-    }
-
-    /// Answers a summary, and takes what was wanted; or keeps a lifeline's far end.
-    fn handle_stream(&mut self, mut link: Link, packet: &[u8], turn: Turn) {
-        match self.envelope.parse(packet) {
-            Ok((Kind::Sync, _)) => {
-                let from = link.peer();
-                let Some(answer) = self.hear_sync(packet, from) else { return };
-                let events = self.events.clone();
-                let exchange = async move {
-                    link.send(answer).await?;
-                    let message = link.receive().await?;
-                    let _ = events.send(Event::Sync { from, message, answer: None });
-                    Ok::<_, StreamError>(())
-                };
-                spawn_local(async move {
-                    let _turn = turn;
-                    // Who wants nothing more to be said hangs up.
-                    let _ = timeout(SYNC_TIMEOUT, exchange).await;
-                });
-            }
-            Ok((Kind::Lifeline, payload)) => {
-                let Some(peer) = Peer::parse(payload) else {
-                    return self.gate.borrow_mut().note_drop(link.peer(), PacketError::Malformed);
-                };
-                let events = self.events.clone();
-                spawn_local(async move {
-                    let _turn = turn;
-                    if let Some(peer) = lifeline::watch(peer, link.into_stream()).await {
-                        let _ = events.send(Event::Dead(peer));
-                    }
-                });
-            }
-            Ok((Kind::Keys, payload)) => {
-                let file = self.args.key_file.as_deref();
-                match key_orders::handle(payload, &self.gate, &self.envelope, file) {
-                    Ok(answer) => drop(spawn_local(async move {
-                        let _turn = turn;
-                        let _ = timeout(SYNC_TIMEOUT, link.send(answer)).await;
-                    })),
-                    Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
-                }
-            }
-            Ok((kind, _)) => {
-                self.gate.borrow_mut().note_drop(link.peer(), PacketError::Kind(kind as u8));
-            }
-            Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
-        }
-    }
-
-    fn hold_lifelines(&mut self, peers: &[Peer]) {
-        self.lifelines.retain(|peer, _| peers.contains(peer));
-        for peer in peers {
-            let (events, hello) = (self.events.clone(), self.membership.encode_lifeline());
-            let hold = lifeline::hold(*peer, hello, self.gate.clone());
-            self.lifelines.entry(*peer).or_insert_with(|| {
-                let task = spawn_local(async move { drop(events.send(Event::Dead(hold.await))) });
-                AbortOnDropHandle::new(task)
-            });
-        }
-    }
-}
-
-/// A place among the streams that are served at a time.
-struct Turn(Rc<Cell<usize>>);
-
-impl Turn {
-    fn take(streams: &Rc<Cell<usize>>) -> Option<Self> {
-        (streams.get() < STREAMS_MAX).then(|| {
-            streams.set(streams.get() + 1);
-            Self(streams.clone())
-        })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.publisher.publish_members(members);
     }
 }
 

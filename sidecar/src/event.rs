@@ -3,10 +3,7 @@
 //! They travel as foca broadcasts, and the newest of them in the state sync, so that whoever missed all datagrams hears them
 //! with the next exchange. What was heard is remembered by origin and sequence, in bounded memory.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use feed::{Name, event::PAYLOAD_BYTES_MAX};
 use serde::{Deserialize, Serialize};
@@ -101,7 +98,7 @@ pub(crate) struct Events {
     /// The greatest Lamport time heard.
     clock: u64,
     sequence: u64,
-    kept: VecDeque<Event>,
+    kept: BTreeMap<(u64, Origin, u64), Event>,
     /// Heard and not yet told.
     fresh: Vec<Event>,
 }
@@ -142,17 +139,18 @@ impl Events {
         }
         if news {
             self.clock = self.clock.max(event.time);
-            if self.kept.len() == EVENTS_KEPT_MAX {
-                self.kept.pop_front();
+            // The same ones everywhere, in whatever order they came: else exchanges of states would find differences for ever.
+            self.kept.insert((event.time, event.origin, event.sequence), event.clone());
+            if self.kept.len() > EVENTS_KEPT_MAX {
+                self.kept.pop_first();
             }
-            self.kept.push_back(event.clone());
         }
         news
     }
 
     /// The newest events, for whoever may have missed them.
     pub(crate) fn kept(&self) -> impl Iterator<Item = &Event> {
-        self.kept.iter()
+        self.kept.values()
     }
 
     /// What was heard since the last call, in Lamport order.
@@ -207,6 +205,17 @@ pub(crate) mod tests {
         assert_eq!(events.heard.len(), ORIGINS_MAX);
         assert!(events.apply(event(2, 1)), "the one that was silent for longest is forgotten");
         assert_eq!(events.kept().count(), EVENTS_KEPT_MAX);
+    }
+
+    #[test]
+    fn the_same_events_are_kept_in_whatever_order_they_came() {
+        let (mut forth, mut back) = (Events::default(), Events::default());
+        let count = EVENTS_KEPT_MAX as u64 + 3;
+        assert!((1..=count).all(|n| forth.apply(event(n, n))));
+        assert!((1..=count).rev().all(|n| back.apply(event(n, n))));
+        let kept = |events: &Events| events.kept().cloned().collect::<Vec<_>>();
+        assert_eq!(kept(&forth), kept(&back));
+        assert_eq!(kept(&forth).len(), EVENTS_KEPT_MAX);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::mm::{Advice, madvise};
 
-/// Gives back the pages of program code that are not in use right now.
+/// Gives back all pages of program code; those in use come back one by one.
 ///
 /// # Errors
 /// `/proc` that cannot be read, or a kernel that refuses; nothing is lost by it.
@@ -22,7 +22,9 @@ pub(crate) fn give_back_code() -> io::Result<()> {
     for line in BufReader::new(fs::File::open("/proc/self/maps")?).lines() {
         let Some(range) = code_of(&line?) else { continue };
         // SAFETY: code mapped from a file is private and not writable, so each page is the file's, before and after: using it again
-        // reads the same bytes. The range is a mapping's own, as the kernel says.
+        // reads the same bytes. Pages that were written before they became code would not be: linkers make no text relocations
+        // unless told to, and a debugger's breakpoints are its own affair. The range was a mapping's own a moment ago, as the
+        // kernel says; nothing here unloads libraries, after which another mapping could be there.
         #[expect(unsafe_code, reason = "the kernel offers no other way, and rustix no safe one")]
         unsafe {
             madvise(range.start as *mut c_void, range.len(), Advice::LinuxDontNeed)?;

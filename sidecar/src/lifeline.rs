@@ -98,8 +98,11 @@ struct Farewell(TcpStream);
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        // The first byte in an empty buffer; where it does not fit, the other side dials once more than it had to.
-        let _ = self.0.try_write(&[GOODBYE]);
+        // A crash is no goodbye.
+        if !std::thread::panicking() {
+            // The first byte in an empty buffer; where it does not fit, the other side dials once more than it had to.
+            let _ = self.0.try_write(&[GOODBYE]);
+        }
     }
 }
 

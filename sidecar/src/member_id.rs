@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr};
 use feed::Name;
 use serde::{Deserialize, Serialize};
 
+use crate::lifeline::Peer;
+
 /// What the first renewal adds to a claim.
 const RENEWAL_LEAD_MS: u64 = 60_000;
 
@@ -35,6 +37,11 @@ impl MemberId {
         Self { addr, instance: 0, renewal: 0, node: unknown.clone(), role: unknown }
     }
 
+    /// The process.
+    pub fn peer(&self) -> Peer {
+        Peer { addr: self.addr, instance: self.instance }
+    }
+
     /// Each renewal doubles the time by which a claim counts as later than its start. One whose clock was put back is refused in favour
     /// of its predecessor, which nobody can tell from a later one, and is ahead of it after as many renewals as its lag in
     /// minutes has binary digits.
@@ -43,8 +50,8 @@ impl MemberId {
         self.instance.saturating_add((doubled - 1).saturating_mul(RENEWAL_LEAD_MS))
     }
 
-    fn rank(&self) -> (u64, u32, &Name, &Name) {
-        (self.claim_ms(), self.renewal, &self.node, &self.role)
+    fn rank(&self) -> (u64, u32, u64, &Name, &Name) {
+        (self.claim_ms(), self.renewal, self.instance, &self.node, &self.role)
     }
 }
 
@@ -89,7 +96,14 @@ mod tests {
 
     #[test]
     fn exactly_one_of_two_different_claims_to_an_address_wins() {
-        let claims = [id(1, 0, "a"), id(1, 0, "b"), id(2, 0, "a"), id(1, 1, "a")];
+        let other_role = MemberId { role: "front".parse().unwrap(), ..id(1, 0, "b") };
+        let latest = [id(1, u32::MAX, "a"), id(2, u32::MAX, "a")];
+        let claims = [
+            &[id(1, 0, "a"), id(1, 0, "b"), other_role, id(2, 0, "a")][..],
+            &[id(60_001, 0, "a"), id(1, 1, "a")],
+            &latest,
+        ]
+        .concat();
         for (i, a) in claims.iter().enumerate() {
             for (j, b) in claims.iter().enumerate() {
                 assert_eq!(a.win_addr_conflict(b), i > j, "{a:?} against {b:?}");

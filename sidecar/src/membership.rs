@@ -60,11 +60,13 @@ const REANNOUNCE_PERIOD: Duration = Duration::from_secs(15);
 const REANNOUNCE_LOST_PERIOD: Duration = Duration::from_millis(250);
 /// Members from before this start that are tried at a time while alone: one that answers is enough.
 const FORMER_TRIED: usize = 16;
-/// How often the state is exchanged with some member, and with one whose advert is missing.
+/// Longest pause between exchanges of states with some member; the pause with one whose advert is missing, and after one that taught
+/// something.
 const SYNC_PERIOD: Duration = Duration::from_secs(10);
 const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
 /// How long newcomers that know nobody else wait before they are a cluster: time for one who knows it to answer.
 const FOUNDING_PERIOD: Duration = Duration::from_secs(1);
+
 /// What a node is and knows when it starts.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -91,6 +93,8 @@ enum Phase {
     Leaving { farewells: u32, next_at: Duration },
     Left,
 }
+
+pub use syncing::SyncTurn;
 
 type Gossip = Foca<MemberId, PostcardCodec, StdRng, Handler>;
 
@@ -125,6 +129,7 @@ pub struct Membership {
     founds_at: Option<Duration>,
     serving: bool,
     settle_at: Option<Duration>,
+    forget_at: Duration,
     /// Addresses at which something may have changed.
     moved: BTreeSet<SocketAddr>,
     picture: Picture,
@@ -189,6 +194,7 @@ impl Membership {
             founds_at: None,
             serving: false,
             settle_at: Some(Duration::ZERO),
+            forget_at: Duration::ZERO,
             moved: BTreeSet::from([config.id.addr]),
             picture: Picture::default(),
             lifelines: Vec::new(),
@@ -215,6 +221,7 @@ impl Membership {
     pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Result<(), PacketError> {
         // A node that said goodbye must not listen any more: the echo of its own farewell would bring it back.
         let gone = matches!(self.phase, Phase::Leaving { .. } | Phase::Left);
+        self.adverts.borrow_mut().set_now(now);
         self.cause = input.evidence();
         let result = match input {
             Input::Tick => Ok(()),
@@ -229,11 +236,7 @@ impl Membership {
                 Ok(())
             }
             Input::Rejoin(addrs) => {
-                if !addrs.is_empty() {
-                    self.founds_at = self.founds_at.map(|_| now + FOUNDING_PERIOD);
-                }
-                self.former = addrs;
-                self.announce_at = now;
+                self.handle_rejoin(addrs, now);
                 Ok(())
             }
             Input::Serving(serving) => {
@@ -299,7 +302,7 @@ impl Membership {
             Phase::Leaving { next_at, .. } => Some(*next_at),
             Phase::Left => None,
         };
-        let founding = self.founds_at.filter(|_| !self.in_touch);
+        let founding = self.founds_at.filter(|_| !self.in_touch && matches!(self.phase, Phase::Member));
         let (reports, queries) = (self.reports.next_deadline(), self.queries.next_deadline());
         let asks = matches!(self.phase, Phase::Member | Phase::Draining(_));
         let suspects = self.suspects.next_deadline().filter(|_| asks);
@@ -309,8 +312,7 @@ impl Membership {
 
     /// The packet that introduces this node on a lifeline.
     pub fn encode_lifeline(&self) -> Vec<u8> {
-        let own = Peer { addr: self.config.id.addr, instance: self.config.id.instance };
-        self.envelope.encode(Kind::Lifeline, &own.encode())
+        self.envelope.encode(Kind::Lifeline, &self.config.id.peer().encode())
     }
 
     /// The members as they are, this one included.
@@ -359,12 +361,22 @@ impl Membership {
         seeds.retain(|seed| *seed != self.config.id.addr);
         if seeds != self.seeds {
             self.seeds = seeds;
+            let is_met = |seed: &&SocketAddr| self.picture.at(**seed).is_some();
+            self.met_seeds.extend(self.seeds.iter().filter(is_met));
             // Who is in company can wait for the usual turn: DNS may give other seeds at every look.
             if self.foca.num_members() == 0 {
                 self.announce_at = now;
                 self.announce_pause = ANNOUNCE_PAUSE_MIN;
             }
         }
+    }
+
+    fn handle_rejoin(&mut self, former: Vec<SocketAddr>, now: Duration) {
+        if !former.is_empty() {
+            self.founds_at = self.founds_at.map(|_| now + FOUNDING_PERIOD);
+        }
+        self.former = former;
+        self.announce_at = now;
     }
 
     /// Ready is who serves and knows the cluster: a front that others choose before it knows its apps would refuse
@@ -492,7 +504,7 @@ impl Membership {
             let after = self.health.stretch(&timer, after);
             let is_news = match &timer {
                 Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
-                    self.suspect(member_id, *incarnation, now)
+                    self.suspect(member_id, *incarnation, after, now)
                 }
                 _ => true,
             };
@@ -508,14 +520,18 @@ impl Membership {
             OwnedNotification::MemberUp(id) => drop(self.moved.insert(id.addr)),
             OwnedNotification::MemberDown(id) => {
                 self.moved.insert(id.addr);
-                self.stories.note_down(Peer { addr: id.addr, instance: id.instance }, self.cause);
+                self.stories.note_down(id.peer(), self.cause);
             }
             OwnedNotification::Rename(before, after) => self.moved.extend([before.addr, after.addr]),
             // Alone again: the first member to come back is somebody to sync with.
-            OwnedNotification::Idle => self.announce_pause = ANNOUNCE_PAUSE_MIN,
+            OwnedNotification::Idle => {
+                self.announce_pause = ANNOUNCE_PAUSE_MIN;
+                self.suspects.forget_all();
+            }
             OwnedNotification::Active => self.sync_at = now,
             OwnedNotification::Rejoin(id) => {
                 self.moved.insert(id.addr);
+                self.suspects.forget_all();
                 self.spread_own();
             }
             OwnedNotification::ProbeFailed(..) => self.health.note_trouble(),
@@ -525,7 +541,8 @@ impl Membership {
                 }
                 self.own_incarnation = header.src_incarnation;
             }
-            OwnedNotification::Defunct | OwnedNotification::DataReceived(_) => {}
+            OwnedNotification::Defunct => self.suspects.forget_all(),
+            OwnedNotification::DataReceived(_) => {}
         }
         if !self.moved.is_empty() {
             self.unsettle(now);

@@ -26,7 +26,7 @@ pub const SEALED: u8 = 0x80;
 pub const DATAGRAM_BYTES_MAX: usize = 1350;
 
 const MAGIC: u8 = b'C';
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What a packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

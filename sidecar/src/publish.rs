@@ -152,9 +152,12 @@ impl Publisher {
         self.0.bump();
     }
 
-    pub(crate) fn publish_change(&self, change: Member, members: Vec<Member>) {
-        *self.0.members.borrow_mut() = members;
+    pub(crate) fn publish_change(&self, change: Member) {
         self.0.tell_monitors(FromSidecar::Change(change));
+    }
+
+    pub(crate) fn publish_members(&self, members: Vec<Member>) {
+        *self.0.members.borrow_mut() = members;
     }
 
     pub(crate) fn publish_event(&self, event: UserEvent) {

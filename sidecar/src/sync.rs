@@ -25,7 +25,9 @@ pub(crate) const SYNC_BYTES_MAX: usize = 16 << 20;
 /// What of one thing is compared: which it is, and how it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Digest {
+    #[serde(with = "postcard::fixint::le")]
     key: u32,
+    #[serde(with = "postcard::fixint::le")]
     value: u32,
 }
 
@@ -56,6 +58,9 @@ pub(crate) struct Summary {
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) salt: u64,
+    /// Whether the dialler knew the cluster when it wrote the summary: what is wanted is what it had then, and completes nothing if
+    /// that was little.
+    pub(crate) was_in_touch: bool,
     pub(crate) records: Records,
     /// The keys of what the answering side wants.
     pub(crate) wants: Vec<u32>,
@@ -71,6 +76,16 @@ pub(crate) struct Records {
     pub(crate) events: Vec<Event>,
 }
 
+/// Most members, adverts or events in one message: twice the largest cluster that anybody thought of. foca looks for each among
+/// all, so a stranger's million would take it minutes.
+const RECORDS_MAX: usize = 20_000;
+
+impl Records {
+    fn is_bounded(&self, max: usize) -> bool {
+        [self.members.len(), self.adverts.len(), self.events.len()].iter().all(|count| *count <= max)
+    }
+}
+
 impl Message {
     pub(crate) fn encode(&self) -> Vec<u8> {
         postcard::to_allocvec(self).expect("the messages have no field that postcard cannot write")
@@ -78,8 +93,17 @@ impl Message {
 
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         match postcard::take_from_bytes(bytes) {
-            Ok((message, [])) => Some(message),
+            Ok((message, [])) => Some(message).filter(Self::is_bounded),
             _ => None,
+        }
+    }
+
+    fn is_bounded(&self) -> bool {
+        match self {
+            // The dialler itself, and nobody else.
+            Self::Summary(summary) => summary.own.is_bounded(1),
+            Self::Answer(answer) => answer.records.is_bounded(RECORDS_MAX),
+            Self::Rest(records) => records.is_bounded(RECORDS_MAX),
         }
     }
 }
@@ -135,13 +159,8 @@ impl Summary {
 }
 
 impl Answer {
-    /// Compares what this side has with the other's summary. `came` came with it in full.
-    pub(crate) fn to<'a>(
-        summary: &Summary,
-        came: Vec<SocketAddr>,
-        items: impl Iterator<Item = Item<'a>>,
-        in_touch: bool,
-    ) -> Self {
+    /// Compares what this side has with the other's summary.
+    pub(crate) fn to<'a>(summary: &Summary, items: impl Iterator<Item = Item<'a>>, in_touch: bool) -> Self {
         let salt = summary.salt;
         let mut theirs: BTreeMap<u32, u32> = summary.known.iter().map(|d| (d.key, d.value)).collect();
         let mut down: BTreeMap<u32, u32> = summary.down.iter().map(|d| (d.key, d.value)).collect();
@@ -160,9 +179,9 @@ impl Answer {
             records.push(item);
         }
         wants.extend(theirs.into_keys());
-        let came: Vec<u32> = came.into_iter().map(|addr| key(salt, addr)).collect();
+        let came: Vec<u32> = summary.own.members.iter().map(|member| key(salt, member.id().addr)).collect();
         wants.retain(|key| !came.contains(key));
-        Self { salt, records, wants }
+        Self { salt, was_in_touch: summary.own.in_touch, records, wants }
     }
 }
 
@@ -235,7 +254,7 @@ mod tests {
             };
             records.members.iter().map(last).collect::<Vec<_>>()
         };
-        let answer = Answer::to(&dialler.summary(), Vec::new(), other.items(), true);
+        let answer = Answer::to(&dialler.summary(), other.items(), true);
         let rest = Records::wanted(&answer, dialler.items(), true);
         (last(&answer.records), last(&rest))
     }
@@ -243,7 +262,7 @@ mod tests {
     #[test]
     fn who_knows_the_same_says_nothing() {
         let side = || Side { events: vec![event(1, 1)], ..Side::default() }.with(1, 0, State::Alive, Some(3));
-        let answer = Answer::to(&side().summary(), Vec::new(), side().items(), true);
+        let answer = Answer::to(&side().summary(), side().items(), true);
         assert_eq!(
             (answer.records.members.len(), answer.records.events.len(), answer.wants.len()),
             (0, 0, 0)
@@ -274,9 +293,9 @@ mod tests {
     #[test]
     fn a_missed_event_is_told() {
         let told = Side { events: vec![event(1, 1)], ..Side::default() };
-        let answer = Answer::to(&Side::default().summary(), Vec::new(), told.items(), true);
+        let answer = Answer::to(&Side::default().summary(), told.items(), true);
         assert_eq!(answer.records.events, [event(1, 1)]);
-        let answer = Answer::to(&told.summary(), Vec::new(), Side::default().items(), true);
+        let answer = Answer::to(&told.summary(), Side::default().items(), true);
         assert_eq!(Records::wanted(&answer, told.items(), true).events, [event(1, 1)]);
     }
 
@@ -293,6 +312,18 @@ mod tests {
         assert_eq!((parsed.members.len(), parsed), (1, records));
         bytes.push(0);
         assert!(Message::parse(&bytes).is_none());
+    }
+
+    #[test]
+    fn a_message_has_records_up_to_the_limit_and_a_summary_only_of_its_sender() {
+        let records = |count| Records { events: vec![event(1, 1); count], ..Records::default() };
+        let summary = |count| Message::Summary(Summary { own: records(count), ..Summary::default() });
+        let answer = |count| Message::Answer(Answer { records: records(count), ..Answer::default() });
+        let is_taken = |message: Message| Message::parse(&message.encode()).is_some();
+        assert!(is_taken(summary(1)) && !is_taken(summary(2)));
+        assert!(is_taken(answer(RECORDS_MAX)) && !is_taken(answer(RECORDS_MAX + 1)));
+        assert!(is_taken(Message::Rest(records(RECORDS_MAX))));
+        assert!(!is_taken(Message::Rest(records(RECORDS_MAX + 1))));
     }
 
     proptest! {

@@ -123,7 +123,7 @@ fn each_cause_is_counted_as_what_it_is() {
     node.hear(b"GET / HTTP/1.1\r\n\r\n");
     node.hear(&[b'C'; DATAGRAM_BYTES_MAX + 1]);
     let mut version = Node::start(8, "default", Some(1)).announcement(1, NOW);
-    version[1] = 2;
+    version[1] += 1;
     node.hear(&version);
     let junk = Envelope::new("default").encode(Kind::Gossip, &[0xff; 40]);
     let junk = Node::start(9, "default", Some(1)).gate.seal_datagram(addr(1), junk.into(), NOW);

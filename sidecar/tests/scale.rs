@@ -13,7 +13,7 @@ mod sim;
 
 use std::time::Duration;
 
-use sim::scenes::{churn, heal, mass_kill, memberlist_seconds};
+use sim::scenes::{bytes_after_most_left, churn, heal, mass_kill, memberlist_seconds};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -37,6 +37,18 @@ fn a_cluster_that_starts_and_half_stops_within_a_second_agrees_soon_after() {
             println!("{nodes} nodes: {churn:?}; memberlist's formula {:.2} s", memberlist_seconds(nodes));
             assert!(churn.started < 2 * SECOND && churn.joined < SECOND && churn.stopped < 2 * SECOND);
             assert!(churn.idle_bytes < 1000 + 10 * u64::from(nodes), "something is told without end");
+        }
+    }
+}
+
+#[test]
+fn a_cluster_that_most_have_left_is_quiet_again() {
+    for nodes in sizes(&[160]) {
+        // Of the first seed, all were quiet even when the dead were told of without end.
+        for seed in seeds().skip(1) {
+            let bytes = bytes_after_most_left(nodes, seed);
+            println!("{nodes} nodes, three quarters left: {bytes} bytes a node and second");
+            assert!(bytes < 1500, "the dead are told of without end");
         }
     }
 }

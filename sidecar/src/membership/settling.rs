@@ -17,6 +17,9 @@ use crate::{
     swim::{foca_config, size_class},
 };
 
+/// How often it is looked for adverts to forget, while there are more than members.
+const FORGET_PERIOD: Duration = Duration::from_secs(5);
+
 impl Membership {
     /// Something moved: the picture is to be looked at soon.
     pub(super) fn unsettle(&mut self, now: Duration) {
@@ -33,6 +36,7 @@ impl Membership {
             self.stories.note_active(*addr, id.is_some());
             self.met_seeds.extend(id.iter().map(|id| id.addr).filter(|addr| self.seeds.contains(addr)));
         }
+        let addrs: BTreeSet<SocketAddr> = moved.keys().copied().collect();
         let size_before = self.picture.len();
         let mut changes = self.picture.apply(moved.into_iter(), &self.adverts.borrow());
         debug_assert!(self.picture.len() > 64 || self.is_picture_whole(), "a change was missed");
@@ -45,9 +49,7 @@ impl Membership {
         if self.has_lost_a_seed() {
             self.announce_at = self.announce_at.min(now + REANNOUNCE_LOST_PERIOD);
         }
-        if !changes.is_empty() {
-            self.choose_lifelines(&changes);
-        }
+        self.choose_lifelines(&addrs);
         let tables = self.tables.apply_changes(&changes, &failed, &self.picture, now);
         let deadlines = [self.tables.next_deadline(), self.verdicts.next_deadline()];
         self.settle_at = deadlines.into_iter().flatten().min();
@@ -59,7 +61,7 @@ impl Membership {
             self.note(outcome);
         }
         self.recheck_barrier = true;
-        self.forget_strangers();
+        self.forget_strangers(now);
     }
 
     /// The addresses that may have changed, with the identity that is active there now.
@@ -120,18 +122,14 @@ impl Membership {
         failed
     }
 
-    fn choose_lifelines(&mut self, changes: &[Change]) {
+    fn choose_lifelines(&mut self, moved: &BTreeSet<SocketAddr>) {
         let own = self.config.id.addr;
-        let gone = |change: &Change| change.before.as_ref().map(|listed| peer(&listed.member));
-        let is_held = |peer: Peer| self.lifelines.contains(&peer);
-        let lifelines = if changes.iter().filter_map(gone).any(is_held) {
+        let lifelines = if self.lifelines.iter().any(|peer| moved.contains(&peer.addr)) {
             // The next best is one of all the others.
-            let all = self.picture.all().map(peer).filter(|peer| peer.addr != own);
-            lifeline::choose(own, all)
+            lifeline::choose(own, self.picture.all().map(peer).filter(|peer| peer.addr != own))
         } else {
-            let come = changes.iter().filter_map(|change| Some(peer(&change.after.as_ref()?.member)));
-            let come: BTreeSet<Peer> = come.chain(self.lifelines.iter().copied()).collect();
-            lifeline::choose(own, come.into_iter().filter(|peer| peer.addr != own))
+            let come = moved.iter().filter(|addr| **addr != own).filter_map(|addr| self.picture.at(*addr));
+            lifeline::choose(own, come.map(peer).chain(self.lifelines.iter().copied()))
         };
         if lifelines != self.lifelines {
             self.lifelines.clone_from(&lifelines);
@@ -140,12 +138,13 @@ impl Membership {
     }
 
     /// Adverts outlive their members a little (they may come first); much later they are garbage.
-    fn forget_strangers(&mut self) {
+    fn forget_strangers(&mut self, now: Duration) {
         let mut adverts = self.adverts.borrow_mut();
-        if adverts.len() > 2 * self.picture.len() + 64 {
+        if adverts.len() > 2 * self.picture.len() + 64 && now >= self.forget_at {
+            self.forget_at = now + FORGET_PERIOD;
             let ids = self.foca.iter_members().map(foca::Member::id).chain([self.foca.identity()]);
             let active: BTreeSet<(SocketAddr, u64)> = ids.map(|id| (id.addr, id.instance)).collect();
-            adverts.retain(|process| active.contains(process));
+            adverts.forget_strangers(|process| active.contains(process));
         }
     }
 }

@@ -12,7 +12,7 @@ use feed::explain::Evidence;
 use foca::Incarnation;
 
 use super::Membership;
-use crate::{lifeline::Peer, member_id::MemberId, swim::foca_config};
+use crate::{member_id::MemberId, swim::foca_config};
 
 /// How often a suspect is asked: seven times before it is condemned in a cluster of 30.
 const ASK_PERIOD: Duration = Duration::from_millis(200);
@@ -22,6 +22,8 @@ const ASK_PERIOD: Duration = Duration::from_millis(200);
 struct Suspect {
     incarnation: Incarnation,
     since: Duration,
+    /// How long it may take to object.
+    period: Duration,
     ask_at: Duration,
     /// When it is condemned; none: foca has a timer for it.
     condemn_at: Option<Duration>,
@@ -32,6 +34,15 @@ struct Suspect {
 pub(super) struct Suspects(BTreeMap<SocketAddr, (MemberId, Suspect)>);
 
 impl Suspects {
+    /// Whoever was suspected before this node was alone, or another to the others.
+    pub(super) fn forget_all(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn has(&self, addr: SocketAddr) -> bool {
+        self.0.contains_key(&addr)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         self.0
             .values()
@@ -43,13 +54,19 @@ impl Suspects {
 impl Membership {
     /// It is suspected from now on; false if it was before. Beside being asked by datagram, it hears of it by a way on which nothing is
     /// lost; one that is dead refuses there.
-    pub(super) fn suspect(&mut self, id: &MemberId, incarnation: Incarnation, now: Duration) -> bool {
+    pub(super) fn suspect(
+        &mut self,
+        id: &MemberId,
+        incarnation: Incarnation,
+        period: Duration,
+        now: Duration,
+    ) -> bool {
         let known = self.suspects.0.get(&id.addr);
         if known.is_some_and(|(known, suspect)| known == id && suspect.incarnation == incarnation) {
             return false;
         }
-        self.start_sync(Peer { addr: id.addr, instance: id.instance });
-        let suspect = Suspect { incarnation, since: now, ask_at: now, condemn_at: None };
+        self.start_sync(id.peer());
+        let suspect = Suspect { incarnation, since: now, period, ask_at: now, condemn_at: None };
         self.suspects.0.insert(id.addr, (id.clone(), suspect));
         true
     }
@@ -67,10 +84,11 @@ impl Membership {
         let suspicion = foca::Member::new(id.clone(), incarnation, foca::State::Suspect);
         let outcome = self.foca.apply_many([suspicion].into_iter(), true, &mut self.runtime);
         self.note(outcome);
-        if self.suspect(id, incarnation, now)
+        let period = foca_config(self.picture.len()).suspect_to_down_after;
+        if self.suspect(id, incarnation, period, now)
             && let Some((_, suspect)) = self.suspects.0.get_mut(&id.addr)
         {
-            suspect.condemn_at = Some(now + foca_config(self.picture.len()).suspect_to_down_after);
+            suspect.condemn_at = Some(now + period);
         }
     }
 
@@ -120,9 +138,8 @@ impl Membership {
             return None;
         }
         if is_suspected && self.stories.heard(id.addr).is_some_and(|heard| heard > suspect.since) {
-            let period = now.saturating_sub(suspect.since);
             (suspect.since, suspect.ask_at) = (now, now);
-            return Some(now + period);
+            return Some(now + suspect.period);
         }
         self.suspects.0.remove(&id.addr);
         None

@@ -25,6 +25,15 @@ const SYNCS_MAX: usize = 4;
 /// telling anything else for seconds.
 const GOSSIPED_MAX: usize = 32;
 
+/// Which message of an exchange it is: who accepts hears the first and the third, who dials the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "ordinals")]
+pub enum SyncTurn {
+    First,
+    Second,
+    Third,
+}
+
 impl Membership {
     /// The first message of an exchange of states, for who dials.
     pub fn encode_summary(&mut self) -> Vec<u8> {
@@ -37,11 +46,16 @@ impl Membership {
         self.envelope.encode(Kind::Sync, &Message::Summary(summary).encode())
     }
 
-    /// Takes any message of an exchange, and gives what is to be said to it, if anything.
+    /// Takes a message of an exchange, and gives what is to be said to it, if anything.
     ///
     /// # Errors
     /// A message that was dropped, and why; the node is unharmed.
-    pub fn handle_sync(&mut self, packet: &[u8], now: Duration) -> Result<Option<Vec<u8>>, PacketError> {
+    pub fn handle_sync(
+        &mut self,
+        packet: &[u8],
+        turn: SyncTurn,
+        now: Duration,
+    ) -> Result<Option<Vec<u8>>, PacketError> {
         let payload = match self.envelope.parse(packet)? {
             (Kind::Sync, payload) => payload,
             (kind, _) => return Err(PacketError::Kind(kind as u8)),
@@ -52,29 +66,32 @@ impl Membership {
             return Ok(None);
         }
         self.cause = Evidence::Sync;
-        let answer = match message {
-            Message::Summary(mut summary) => {
-                let own = std::mem::take(&mut summary.own);
-                let (came, in_touch) = (own.members.iter().map(|m| m.id().addr).collect(), own.in_touch);
-                self.apply_records(own, now);
-                let answer = self.with_items(|items, knows| Answer::to(&summary, came, items, knows));
-                self.apply_exchanged(in_touch, answer.wants.is_empty(), now);
+        self.adverts.borrow_mut().set_now(now);
+        let answer = match (turn, message) {
+            (SyncTurn::First, Message::Summary(summary)) => {
+                self.apply_records(summary.own.clone(), now);
+                let answer = self.with_items(|items, knows| Answer::to(&summary, items, knows));
+                self.apply_exchanged(summary.own.in_touch, answer.wants.is_empty(), now);
                 Some(Message::Answer(answer))
             }
-            Message::Answer(mut answer) => {
+            (SyncTurn::Second, Message::Answer(mut answer)) => {
                 let records = std::mem::take(&mut answer.records);
                 let in_touch = records.in_touch;
                 self.apply_records(records, now);
                 self.apply_exchanged(in_touch, true, now);
-                let rest = self.with_items(|items, knows| Records::wanted(&answer, items, knows));
-                (!answer.wants.is_empty()).then_some(Message::Rest(rest))
+                let rest = (!answer.wants.is_empty()).then(|| {
+                    let in_touch = answer.was_in_touch && self.in_touch;
+                    self.with_items(|items, _| Records::wanted(&answer, items, in_touch))
+                });
+                rest.map(Message::Rest)
             }
-            Message::Rest(records) => {
+            (SyncTurn::Third, Message::Rest(records)) => {
                 let in_touch = records.in_touch;
                 self.apply_records(records, now);
                 self.apply_exchanged(in_touch, true, now);
                 None
             }
+            _ => return Err(PacketError::Malformed),
         };
         self.advance(now);
         Ok(answer.map(|message| self.envelope.encode(Kind::Sync, &message.encode())))
@@ -137,11 +154,13 @@ impl Membership {
         if now < self.sync_at {
             return;
         }
-        let silent = self.picture.silent().iter().choose(&mut self.rng);
-        let silent = silent.and_then(|addr| self.picture.at(*addr)).map(peer);
+        let silent = self.picture.silent().iter().filter(|addr| !self.syncing.contains(addr));
+        let silent = silent.choose(&mut self.rng).and_then(|addr| self.picture.at(*addr)).map(peer);
         let is_urgent = silent.is_some() || !self.in_touch;
         let with = silent.or_else(|| self.anybody());
-        if let Some(peer) = with.filter(|_| self.syncing.len() < SYNCS_MAX) {
+        // Those with suspects are apart: they hang if the suspicion is right.
+        let under_way = self.syncing.iter().filter(|addr| !self.suspects.has(**addr)).count();
+        if let Some(peer) = with.filter(|_| under_way < SYNCS_MAX) {
             self.start_sync(peer);
         }
         let pause = if is_urgent { SYNC_REPAIR_PERIOD } else { self.sync_pause };
@@ -153,7 +172,7 @@ impl Membership {
         let own = self.config.id.addr;
         let others = self.picture.all().filter(|member| member.addr != own);
         // Before the first picture there may be members all the same.
-        let met = self.foca.iter_members().map(|m| Peer { addr: m.id().addr, instance: m.id().instance });
+        let met = self.foca.iter_members().map(|member| member.id().peer());
         others.map(peer).choose(&mut self.rng).or_else(|| met.choose(&mut self.rng))
     }
 
@@ -172,7 +191,9 @@ fn items<'a>(
     adverts: &'a Adverts,
     events: &'a Events,
 ) -> impl Iterator<Item = Item<'a>> {
-    let members = foca.iter_membership_state().chain([own]).map(|member| match member.state() {
+    // foca keeps who was at the own address before.
+    let others = foca.iter_membership_state().filter(|member| member.id().addr != own.id().addr);
+    let members = others.chain([own]).map(|member| match member.state() {
         foca::State::Down => Item::Down(member),
         _ => Item::Active(member, adverts.of(member.id().addr, member.id().instance)),
     });
@@ -224,7 +245,7 @@ mod tests {
             records.push(Item::Active(&foca::Member::alive(id), Some(&advert)));
         }
         let packet = node.envelope.encode(Kind::Sync, &Message::Rest(records).encode());
-        assert_eq!(node.handle_sync(&packet, Duration::ZERO), Ok(None));
+        assert_eq!(node.handle_sync(&packet, SyncTurn::Third, Duration::ZERO), Ok(None));
         node
     }
 
@@ -235,8 +256,8 @@ mod tests {
         let mut bytes = Vec::new();
         let mut exchange = |a: &mut Membership, b: &mut Membership| {
             let summary = a.encode_summary();
-            let answer = b.handle_sync(&summary, now).unwrap().unwrap();
-            let rest = a.handle_sync(&answer, now).unwrap();
+            let answer = b.handle_sync(&summary, SyncTurn::First, now).unwrap().unwrap();
+            let rest = a.handle_sync(&answer, SyncTurn::Second, now).unwrap();
             bytes.push([summary.len(), answer.len(), rest.map_or(0, |rest| rest.len())]);
         };
         exchange(&mut newcomer, &mut veteran);
@@ -248,5 +269,35 @@ mod tests {
         println!("bytes of summary, answer and rest: {bytes:?}");
         assert!(bytes[0].iter().sum::<usize>() < 150 * NODES as usize, "{bytes:?}");
         assert!(bytes[1].iter().sum::<usize>() < 12 * NODES as usize, "{bytes:?}");
+    }
+
+    #[test]
+    fn what_was_wanted_of_a_newcomer_completes_nothing_although_it_has_found_the_cluster_meanwhile() {
+        let (mut veteran, mut first, mut second) = (node(1), node(2), node(3));
+        let now = Duration::from_millis(1);
+        veteran.handle(crate::input::Input::Tick, now).unwrap();
+        second.handle(crate::input::Input::Serving(true), now).unwrap();
+        let summary = first.encode_summary();
+        // The second wants something that the first has: a seed's advert.
+        let known = Records { members: vec![foca::Member::alive(id(9))], ..Records::default() };
+        let known = first.envelope.encode(Kind::Sync, &Message::Rest(known).encode());
+        first.handle_sync(&known, SyncTurn::Third, now).unwrap();
+        let summary_with_it = first.encode_summary();
+        let answer = second.handle_sync(&summary_with_it, SyncTurn::First, now).unwrap().unwrap();
+        let found = veteran.handle_sync(&summary, SyncTurn::First, now).unwrap().unwrap();
+        first.handle_sync(&found, SyncTurn::Second, now).unwrap();
+        assert!(first.in_touch);
+        let rest = first.handle_sync(&answer, SyncTurn::Second, now).unwrap().unwrap();
+        second.handle_sync(&rest, SyncTurn::Third, now).unwrap();
+        assert!(!second.in_touch);
+    }
+
+    #[test]
+    fn a_message_out_of_turn_is_dropped() {
+        let (mut a, mut b) = (node(1), node(2));
+        let summary = a.encode_summary();
+        for turn in [SyncTurn::Second, SyncTurn::Third] {
+            assert_eq!(b.handle_sync(&summary, turn, Duration::ZERO), Err(PacketError::Malformed));
+        }
     }
 }

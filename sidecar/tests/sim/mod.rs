@@ -15,7 +15,7 @@ use sidecar::{
     effect::Effect,
     input::Input,
     member_id::MemberId,
-    membership::{Config, Membership},
+    membership::{Config, Membership, SyncTurn},
     packet::DATAGRAM_BYTES_MAX,
     query::{Asked, QueryId},
     seal::SEAL_BYTES,
@@ -32,7 +32,7 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
 
 enum Delivery {
     Datagram { to: SocketAddr, bytes: Vec<u8> },
-    Sync { from: SocketAddr, to: SocketAddr, message: Vec<u8> },
+    Sync { from: SocketAddr, to: SocketAddr, message: Vec<u8>, turn: SyncTurn },
     SyncEnded { at: SocketAddr, with: SocketAddr },
 }
 
@@ -344,14 +344,15 @@ impl Sim {
     fn deliver(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Datagram { to, bytes } => self.handle(to, Input::Datagram(&bytes)),
-            Delivery::Sync { from, to, message } => {
+            Delivery::Sync { from, to, message, turn } => {
                 let Some(node) = self.nodes.get_mut(&to).filter(|node| !node.left && !node.frozen) else {
                     return;
                 };
-                let answer = node.membership.handle_sync(&message, node.local(self.now)).unwrap();
+                let answer = node.membership.handle_sync(&message, turn, node.local(self.now)).unwrap();
                 self.effects(to);
                 if let Some(message) = answer {
-                    self.send_stream(to, from, message);
+                    let next = if turn == SyncTurn::First { SyncTurn::Second } else { SyncTurn::Third };
+                    self.send_stream(to, from, message, next);
                 }
             }
             Delivery::SyncEnded { at, with } => self.handle(at, Input::SyncEnded(with)),
@@ -381,13 +382,13 @@ impl Sim {
     }
 
     /// A message by stream: what is lost of it is sent again, which takes time.
-    fn send_stream(&mut self, from: SocketAddr, to: SocketAddr, message: Vec<u8>) {
+    fn send_stream(&mut self, from: SocketAddr, to: SocketAddr, message: Vec<u8>, turn: SyncTurn) {
         if self.streams_fail {
             return;
         }
         self.bytes_sent += message.len() as u64;
         let again = u32::from(self.rng.random::<f64>() < self.loss);
-        self.send_after(RESEND_PERIOD * again, from, to, |to| Delivery::Sync { from, to, message });
+        self.send_after(RESEND_PERIOD * again, from, to, |to| Delivery::Sync { from, to, message, turn });
     }
 
     fn effects(&mut self, at: SocketAddr) {
@@ -411,7 +412,7 @@ impl Sim {
                 }
                 Effect::Sync { with } => {
                     let message = node.membership.encode_summary();
-                    self.send_stream(at, with.addr, message);
+                    self.send_stream(at, with.addr, message, SyncTurn::First);
                     self.sequence += 1;
                     let other = self.nodes.get(&with.addr).filter(|other| !other.frozen && !other.left);
                     let hangs = other.is_none() || self.streams_fail || self.is_cut(at, with.addr);

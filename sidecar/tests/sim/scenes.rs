@@ -22,12 +22,13 @@ pub(crate) fn mass_start(sim: &mut Sim, nodes: u16) {
     }
 }
 
-/// Every other node leaves within a second.
-pub(crate) fn mass_stop(sim: &mut Sim, nodes: u16) {
-    let pause = SECOND / u32::from(nodes);
-    for n in (2..=nodes).step_by(2) {
+/// All but these leave within a second.
+pub(crate) fn mass_stop(sim: &mut Sim, nodes: u16, stays: impl Fn(u16) -> bool) {
+    let leaving: Vec<u16> = (2..=nodes).filter(|n| !stays(*n)).collect();
+    let pause = SECOND / u32::try_from(leaving.len()).unwrap();
+    for n in leaving {
         sim.input(n, Input::Leave);
-        sim.run(pause * 2);
+        sim.run(pause);
     }
 }
 
@@ -76,9 +77,24 @@ pub(crate) fn churn(nodes: u16, seed: u64) -> Churn {
     sim.start(nodes + 1, "late", "app");
     let joined = agree(&mut sim, |_| true, limit);
     let joined_bytes = each(&sim, before);
-    mass_stop(&mut sim, nodes);
-    let stopped = agree(&mut sim, |at| at > nodes || at % 2 == 1, limit);
+    let stays = |at| at > nodes || at % 2 == 1;
+    mass_stop(&mut sim, nodes, stays);
+    let stopped = agree(&mut sim, stays, limit);
     Churn { started, joined, joined_bytes, stopped, idle_bytes }
+}
+
+/// Three quarters of a cluster leave within a second; what each of the others sends in a second when that is half a minute ago.
+pub(crate) fn bytes_after_most_left(nodes: u16, seed: u64) -> u64 {
+    let mut sim = Sim::new(seed);
+    mass_start(&mut sim, nodes);
+    agree(&mut sim, |_| true, 60 * SECOND);
+    let stays = |at| at % 4 == 1;
+    mass_stop(&mut sim, nodes, stays);
+    agree(&mut sim, stays, 60 * SECOND);
+    sim.run(30 * SECOND);
+    let before = sim.bytes_sent;
+    sim.run(SECOND);
+    (sim.bytes_sent - before) / u64::from(nodes / 4)
 }
 
 /// Half of a cluster dies without a word within a second; how long it took until the tables of the others were right. Nobody

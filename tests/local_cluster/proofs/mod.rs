@@ -1,8 +1,9 @@
 //! Proofs that nothing is lost: clients with kept connections ask without pause while something happens to the cluster, and
 //! so does `wrk`, and not one request may fail. In seconds by default; with `CONCERTINA_LONG=1` for minutes.
 
+mod alarms;
 mod faults;
-mod loss;
+
 mod lossless;
 mod partition;
 mod restarts;

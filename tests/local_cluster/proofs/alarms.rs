@@ -1,0 +1,113 @@
+//! Nobody is declared dead who lives: not while a network between two halves loses a fifth of everything, nor while
+//! every core has something else to do.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use super::short_or_long;
+use crate::support::{
+    halves::{Half, Halves},
+    place::Place,
+    program::{Running, concertina},
+    turns::Turn,
+    wait::{look_for, until},
+};
+
+const LOSS_PERCENT: u32 = 20;
+
+/// What a sidecar logs of a member.
+const JOINED: &str = "member joined";
+const FAILED: &str = "member failed";
+
+/// Longest until all know that one was killed: on such a network several probes and their gossip may be lost.
+const NOTICED_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Sidecars without a role's process, in turn in one half and the other. The order of the fields is the order in which they go
+/// away.
+struct Scene {
+    agents: Vec<Running>,
+    halves: Halves,
+    _place: Place,
+    _turn: Turn,
+}
+
+impl Scene {
+    /// Agents that all know all.
+    fn new() -> Option<Self> {
+        let turn = Turn::alone();
+        let (halves, place) = (Halves::make()?, Place::new());
+        let count = short_or_long(12, 32);
+        let agents: Vec<Running> = (1..=count).map(|n| start(&halves, &place, n)).collect();
+        let all = agents.len();
+        until("all know all", || agents.iter().all(|agent| lines(agent, JOINED).len() == all).then_some(()));
+        Some(Self { agents, halves, _place: place, _turn: turn })
+    }
+
+    /// For so long, nobody may say of anybody that it failed; and then all must say so of one that is killed: it is not that
+    /// nobody looks.
+    fn assert_no_false_alarm(mut self, while_this: &str) {
+        let (time, since) = (Duration::from_secs(short_or_long(10, 300)), Instant::now());
+        while since.elapsed() < time {
+            thread::sleep(Duration::from_millis(200));
+            let failed = self.agents.iter().flat_map(|agent| lines(agent, FAILED));
+            assert_eq!(failed.collect::<Vec<_>>(), [""; 0], "{while_this}, after {:?}", since.elapsed());
+        }
+        println!("{} agents, {while_this} for {time:?}: 0 times `failed`", self.agents.len());
+        let killed = self.agents.pop().unwrap();
+        killed.signal(Signal::KILL);
+        let noticed = look_for(NOTICED_TIMEOUT, || {
+            self.agents.iter().all(|agent| lines(agent, FAILED).len() == 1).then_some(())
+        });
+        assert!(noticed.is_some(), "not everybody noticed a death within {NOTICED_TIMEOUT:?}");
+    }
+}
+
+fn start(halves: &Halves, place: &Place, number: u8) -> Running {
+    let half = if number.is_multiple_of(2) { Half::A } else { Half::B };
+    let addr = |number| format!("10.0.0.{}:7946", number + 1);
+    halves.add_address(half, &format!("10.0.0.{}/24", number + 1));
+    let node = format!("n{number}");
+    let mut sidecar = concertina(["sidecar", "--node", &node, "--bind", &addr(number), "--feed"]);
+    sidecar.arg(place.join(format!("{node}.sock")));
+    match number {
+        1 => sidecar.args(["--role", "dnsserver"]),
+        _ => sidecar.args(["--role", "agent", "--join", &addr(1)]),
+    };
+    Running::start(halves.command(half, &sidecar), place.join(format!("{node}.log")))
+}
+
+/// What a node has said with these words.
+fn lines(agent: &Running, words: &str) -> Vec<String> {
+    agent.said().lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_network_that_loses_a_fifth_makes_nobody_failed() {
+    let Some(scene) = Scene::new() else { return };
+    scene.halves.lose(LOSS_PERCENT);
+    scene.assert_no_false_alarm(&format!("{LOSS_PERCENT} % lost between two halves"));
+}
+
+#[test]
+fn a_machine_that_is_busy_with_other_things_makes_nobody_failed() {
+    let Some(scene) = Scene::new() else { return };
+    let (is_over, cores) = (AtomicBool::new(false), thread::available_parallelism().unwrap().get());
+    thread::scope(|scope| {
+        let spin = || {
+            while !is_over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
+        (0..cores).for_each(|_| drop(scope.spawn(spin)));
+        // A failed claim must not leave the cores spinning for ever.
+        let claim = scope.spawn(|| scene.assert_no_false_alarm(&format!("{cores} cores busy")));
+        let outcome = claim.join();
+        is_over.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
+}
