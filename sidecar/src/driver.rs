@@ -380,8 +380,8 @@ impl Driver {
         match member.state {
             MemberState::Failed => {
                 let after = self.joined.remove(name).map_or(Duration::ZERO, |joined| joined.elapsed());
-                let evidence = self.membership.evidence(name);
-                tracing::warn!(%name, ?after, ?evidence, "member failed");
+                let evidence = self.membership.evidence(name).map(tracing::field::debug);
+                tracing::warn!(%name, ?after, evidence, "member failed");
             }
             MemberState::Left => {
                 self.joined.remove(name);

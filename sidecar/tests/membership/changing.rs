@@ -44,3 +44,16 @@ fn changed_tags_are_in_the_members_and_tables_of_all_and_late_joiners_learn_them
     sim.run_until(SECOND, |sim| sim.nodes.values().all(|n| n.tables.contains_key("app") && knows(n)));
     assert_eq!(sim.node(50).changes.iter().filter(|m| m.tags == tags).count(), 1);
 }
+
+#[test]
+fn a_node_whose_check_fails_is_in_no_table_until_it_serves_again_and_has_not_failed() {
+    let mut sim = cluster(57, 4);
+    let before = sim.node(3).instance;
+    sim.input(3, Input::Serving(false));
+    sim.run_until(SECOND, |sim| all_see(sim, 3));
+    sim.input(3, Input::Serving(true));
+    sim.run_until(SECOND, |sim| all_see(sim, 4));
+    assert!(sim.node(1).tables["app"].ready().any(|e| e.instance == before && e.node.as_str() == "app3"));
+    let mut changes = sim.nodes.values().flat_map(|node| &node.changes);
+    assert!(changes.all(|m| !is_gone(m)));
+}
