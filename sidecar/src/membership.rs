@@ -5,6 +5,8 @@
 //! foca's member list and the adverts.
 
 mod explaining;
+mod gossip;
+mod joining;
 mod leaving;
 pub(crate) mod questions;
 mod settling;
@@ -24,8 +26,8 @@ use feed::{
     explain::Evidence,
     frame::{Member, MemberState},
 };
-use foca::{AccumulatingRuntime, Foca, OwnedNotification, PostcardCodec, Timer};
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
+use foca::{AccumulatingRuntime, Foca, PostcardCodec, Timer};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     advert::{Advert, Adverts, Follows},
@@ -51,15 +53,9 @@ use crate::{
 const SETTLE_PERIOD: Duration = Duration::from_millis(10);
 /// First pause between announcements while alone; doubles up to [`ANNOUNCE_PAUSE_MAX`].
 const ANNOUNCE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Longest pause between announcements while alone.
-const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Pause between announcements to the seeds for ever after: heals islands that never met.
-const REANNOUNCE_PERIOD: Duration = Duration::from_secs(15);
 /// The same while a seed that was a member is none any more: a restarted dnsserver is an island with every newcomer in it
 /// until somebody of the old cluster speaks to it.
 const REANNOUNCE_LOST_PERIOD: Duration = Duration::from_millis(250);
-/// Members from before this start that are tried at a time while alone: one that answers is enough.
-const FORMER_TRIED: usize = 16;
 /// Longest pause between exchanges of states with some member; the pause with one whose advert is missing, and after one that taught
 /// something.
 const SYNC_PERIOD: Duration = Duration::from_secs(10);
@@ -357,41 +353,6 @@ impl Membership {
         Ok(())
     }
 
-    fn handle_seeds(&mut self, mut seeds: Vec<SocketAddr>, now: Duration) {
-        seeds.retain(|seed| *seed != self.config.id.addr);
-        if seeds != self.seeds {
-            self.seeds = seeds;
-            let is_met = |seed: &&SocketAddr| self.picture.at(**seed).is_some();
-            self.met_seeds.extend(self.seeds.iter().filter(is_met));
-            // Who is in company can wait for the usual turn: DNS may give other seeds at every look.
-            if self.foca.num_members() == 0 {
-                self.announce_at = now;
-                self.announce_pause = ANNOUNCE_PAUSE_MIN;
-            }
-        }
-    }
-
-    fn handle_rejoin(&mut self, former: Vec<SocketAddr>, now: Duration) {
-        if !former.is_empty() {
-            self.founds_at = self.founds_at.map(|_| now + FOUNDING_PERIOD);
-        }
-        self.former = former;
-        self.announce_at = now;
-    }
-
-    /// Ready is who serves and knows the cluster: a front that others choose before it knows its apps would refuse
-    /// their requests.
-    fn apply_readiness(&mut self, now: Duration) {
-        let state = if self.serving && self.in_touch { MemberState::Ready } else { MemberState::Joining };
-        if matches!(self.phase, Phase::Member) && self.own.state != state {
-            let since_ms = self.config.id.instance + millis(now);
-            self.readvertise(now, |own| {
-                own.state = state;
-                own.since_ms = since_ms;
-            });
-        }
-    }
-
     /// The death of exactly this process: whoever restarted at the address since is another identity.
     fn handle_dead(&mut self, peer: Peer) {
         let ids = self.foca.iter_members().map(foca::Member::id);
@@ -401,13 +362,6 @@ impl Membership {
             self.note(outcome);
             let outcome = self.foca.gossip(&mut self.runtime);
             self.note(outcome);
-        }
-    }
-
-    fn apply_in_touch(&mut self, now: Duration) {
-        if !std::mem::replace(&mut self.in_touch, true) {
-            self.effects.push_back(Effect::InTouch);
-            self.apply_readiness(now);
         }
     }
 
@@ -434,26 +388,7 @@ impl Membership {
 
     /// Everything that follows from an input or from time: timers, periodic work, the new picture, packets.
     fn advance(&mut self, now: Duration) {
-        self.drain_runtime(now);
-        if self.timers.forgive_stall(now) {
-            self.health.note_trouble();
-        }
-        while let Some(timer) = self.timers.poll_due(now) {
-            self.cause = Evidence::Probe;
-            let ends_probe = matches!(timer, Timer::ProbeRandomMember(_));
-            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer
-                && let Some(later) = self.reprieve(member_id, *incarnation, now)
-            {
-                self.timers.insert(later, timer);
-                continue;
-            }
-            let outcome = self.foca.handle_timer(timer, &mut self.runtime);
-            self.note(outcome);
-            let has_failed = self.drain_runtime(now);
-            if ends_probe && !has_failed {
-                self.health.note_answer();
-            }
-        }
+        self.fire_timers(now);
         if self.adverts.borrow().changed_count() > 0 {
             self.unsettle(now);
         }
@@ -480,98 +415,6 @@ impl Membership {
         self.tell_events(now);
         self.advance_queries(now);
         self.drain_runtime(now);
-    }
-
-    /// foca's complaints are about strangers' bytes or timers that came late; it stays whole in all of them.
-    fn note(&self, outcome: Result<(), foca::Error>) {
-        if let Err(error) = outcome {
-            tracing::debug!(node = %self.config.id.node, %error, "gossip");
-        }
-    }
-
-    /// Takes what foca wants done; true if a probe of it has failed.
-    fn drain_runtime(&mut self, now: Duration) -> bool {
-        let mut has_failed = false;
-        while let Some((to, payload)) = self.runtime.to_send() {
-            let bytes = self.envelope.encode(Kind::Gossip, &payload).into();
-            self.effects.push_back(Effect::Send { to: to.addr, bytes });
-        }
-        while let Some(notification) = self.runtime.to_notify() {
-            has_failed |= matches!(notification, OwnedNotification::ProbeFailed(..));
-            self.handle_notification(notification, now);
-        }
-        while let Some((after, timer)) = self.runtime.to_schedule() {
-            let after = self.health.stretch(&timer, after);
-            let is_news = match &timer {
-                Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
-                    self.suspect(member_id, *incarnation, after, now)
-                }
-                _ => true,
-            };
-            if is_news {
-                self.timers.insert(now + after, timer);
-            }
-        }
-        has_failed
-    }
-
-    fn handle_notification(&mut self, notification: OwnedNotification<MemberId>, now: Duration) {
-        match notification {
-            OwnedNotification::MemberUp(id) => drop(self.moved.insert(id.addr)),
-            OwnedNotification::MemberDown(id) => {
-                self.moved.insert(id.addr);
-                self.stories.note_down(id.peer(), self.cause);
-            }
-            OwnedNotification::Rename(before, after) => self.moved.extend([before.addr, after.addr]),
-            // Alone again: the first member to come back is somebody to sync with.
-            OwnedNotification::Idle => {
-                self.announce_pause = ANNOUNCE_PAUSE_MIN;
-                self.suspects.forget_all();
-            }
-            OwnedNotification::Active => self.sync_at = now,
-            OwnedNotification::Rejoin(id) => {
-                self.moved.insert(id.addr);
-                self.suspects.forget_all();
-                self.spread_own();
-            }
-            OwnedNotification::ProbeFailed(..) => self.health.note_trouble(),
-            OwnedNotification::DataSent(header) => {
-                if header.src_incarnation > self.own_incarnation {
-                    self.health.note_trouble();
-                }
-                self.own_incarnation = header.src_incarnation;
-            }
-            OwnedNotification::Defunct => self.suspects.forget_all(),
-            OwnedNotification::DataReceived(_) => {}
-        }
-        if !self.moved.is_empty() {
-            self.unsettle(now);
-        }
-    }
-
-    fn announce(&mut self, now: Duration) {
-        if now < self.announce_at {
-            return;
-        }
-        let alone = self.foca.num_members() == 0;
-        let former = self.former.iter().filter(|_| alone).copied().sample(&mut self.rng, FORMER_TRIED);
-        for seed in self.seeds.iter().copied().chain(former).collect::<Vec<_>>() {
-            let outcome = self.foca.announce(MemberId::unknown_at(seed), &mut self.runtime);
-            self.note(outcome);
-        }
-        let pause = match self.foca.num_members() {
-            0 => self.announce_pause,
-            _ if self.has_lost_a_seed() => REANNOUNCE_LOST_PERIOD,
-            _ => REANNOUNCE_PERIOD,
-        };
-        self.announce_pause = (self.announce_pause * 2).min(ANNOUNCE_PAUSE_MAX);
-        // Jitter keeps a thousand containers that started together from announcing together for ever.
-        self.announce_at = now + pause.mul_f64(self.rng.random_range(0.75..1.25));
-    }
-
-    fn has_lost_a_seed(&self) -> bool {
-        let is_lost = |seed: &SocketAddr| self.met_seeds.contains(seed) && self.picture.at(*seed).is_none();
-        self.seeds.iter().any(is_lost)
     }
 }
 

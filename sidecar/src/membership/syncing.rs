@@ -1,6 +1,6 @@
 //! Exchanges of states: when, with whom, and what follows from them. What is compared and said is in [`crate::sync`].
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use feed::explain::Evidence;
 use rand::{RngExt, seq::IteratorRandom};
@@ -20,6 +20,9 @@ use crate::{
 
 /// Exchanges under way at a time: one that hangs, because the other side is frozen, must not hold up all.
 const SYNCS_MAX: usize = 4;
+
+/// How many are told after one exchange that they are taken for dead here: after a partition it is half of the cluster.
+const CONTRADICTED_MAX: usize = 16;
 
 /// News of an exchange that is also gossiped. What comes in bulk is being told by exchanges everywhere, and would keep gossip from
 /// telling anything else for seconds.
@@ -112,6 +115,7 @@ impl Membership {
         let is_told = records.members.len() <= GOSSIPED_MAX;
         let (down, active): (Vec<_>, Vec<_>) =
             records.members.into_iter().partition(|member| member.state() == foca::State::Down);
+        self.tell_contradicted(&active);
         let outcome = self.foca.apply_many(active.into_iter(), is_told, &mut self.runtime);
         self.note(outcome);
         for member in down {
@@ -136,6 +140,18 @@ impl Membership {
                 self.sync_at.min(now + SYNC_REPAIR_PERIOD.mul_f64(self.rng.random_range(0.75..1.25)));
         }
         self.settle(now);
+    }
+
+    /// Those whom this node has as down and the other as members: foca never takes the word of others that such a one lives, and it
+    /// may not know that it is accused. Its answer to this makes foca tell it, and it comes back renewed.
+    fn tell_contradicted(&mut self, active: &[foca::Member<MemberId>]) {
+        let known = self.foca.iter_membership_state().filter(|member| member.state() == foca::State::Down);
+        let down: BTreeSet<&MemberId> = known.map(foca::Member::id).collect();
+        let contradicted = active.iter().map(foca::Member::id).filter(|id| down.contains(id));
+        for id in contradicted.cloned().take(CONTRADICTED_MAX).collect::<Vec<_>>() {
+            let outcome = self.foca.announce(id, &mut self.runtime);
+            self.note(outcome);
+        }
     }
 
     /// What follows from the other side's knowing the cluster or not; `is_whole` when all that it knows is known here.

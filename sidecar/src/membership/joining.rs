@@ -1,0 +1,85 @@
+//! Finding the cluster, and knowing that it is found.
+
+use std::{net::SocketAddr, time::Duration};
+
+use feed::frame::MemberState;
+use rand::{RngExt, seq::IteratorRandom};
+
+use super::{ANNOUNCE_PAUSE_MIN, FOUNDING_PERIOD, Membership, Phase, REANNOUNCE_LOST_PERIOD, millis};
+use crate::{effect::Effect, member_id::MemberId};
+
+/// Longest pause between announcements while alone.
+const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Pause between announcements to the seeds for ever after: heals islands that never met.
+const REANNOUNCE_PERIOD: Duration = Duration::from_secs(15);
+/// Members from before this start that are tried at a time while alone: one that answers is enough.
+const FORMER_TRIED: usize = 16;
+
+impl Membership {
+    pub(super) fn handle_seeds(&mut self, mut seeds: Vec<SocketAddr>, now: Duration) {
+        seeds.retain(|seed| *seed != self.config.id.addr);
+        if seeds != self.seeds {
+            self.seeds = seeds;
+            let is_met = |seed: &&SocketAddr| self.picture.at(**seed).is_some();
+            self.met_seeds.extend(self.seeds.iter().filter(is_met));
+            // Who is in company can wait for the usual turn: DNS may give other seeds at every look.
+            if self.foca.num_members() == 0 {
+                self.announce_at = now;
+                self.announce_pause = ANNOUNCE_PAUSE_MIN;
+            }
+        }
+    }
+
+    pub(super) fn handle_rejoin(&mut self, former: Vec<SocketAddr>, now: Duration) {
+        if !former.is_empty() {
+            self.founds_at = self.founds_at.map(|_| now + FOUNDING_PERIOD);
+        }
+        self.former = former;
+        self.announce_at = now;
+    }
+
+    pub(super) fn announce(&mut self, now: Duration) {
+        if now < self.announce_at {
+            return;
+        }
+        let alone = self.foca.num_members() == 0;
+        let former = self.former.iter().filter(|_| alone).copied().sample(&mut self.rng, FORMER_TRIED);
+        for seed in self.seeds.iter().copied().chain(former).collect::<Vec<_>>() {
+            let outcome = self.foca.announce(MemberId::unknown_at(seed), &mut self.runtime);
+            self.note(outcome);
+        }
+        let pause = match self.foca.num_members() {
+            0 => self.announce_pause,
+            _ if self.has_lost_a_seed() => REANNOUNCE_LOST_PERIOD,
+            _ => REANNOUNCE_PERIOD,
+        };
+        self.announce_pause = (self.announce_pause * 2).min(ANNOUNCE_PAUSE_MAX);
+        // Jitter keeps a thousand containers that started together from announcing together for ever.
+        self.announce_at = now + pause.mul_f64(self.rng.random_range(0.75..1.25));
+    }
+
+    pub(super) fn has_lost_a_seed(&self) -> bool {
+        let is_lost = |seed: &SocketAddr| self.met_seeds.contains(seed) && self.picture.at(*seed).is_none();
+        self.seeds.iter().any(is_lost)
+    }
+
+    pub(super) fn apply_in_touch(&mut self, now: Duration) {
+        if !std::mem::replace(&mut self.in_touch, true) {
+            self.effects.push_back(Effect::InTouch);
+            self.apply_readiness(now);
+        }
+    }
+
+    /// Ready is who serves and knows the cluster: a front that others choose before it knows its apps would refuse
+    /// their requests.
+    pub(super) fn apply_readiness(&mut self, now: Duration) {
+        let state = if self.serving && self.in_touch { MemberState::Ready } else { MemberState::Joining };
+        if matches!(self.phase, Phase::Member) && self.own.state != state {
+            let since_ms = self.config.id.instance + millis(now);
+            self.readvertise(now, |own| {
+                own.state = state;
+                own.since_ms = since_ms;
+            });
+        }
+    }
+}
