@@ -51,7 +51,7 @@ use crate::{
 
 /// Changes within this time become one table.
 const SETTLE_PERIOD: Duration = Duration::from_millis(10);
-/// First pause between announcements while alone; doubles up to [`ANNOUNCE_PAUSE_MAX`].
+/// First pause between announcements while alone; doubles up to a maximum.
 const ANNOUNCE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The same while a seed that was a member is none any more: a restarted dnsserver is an island with every newcomer in it
 /// until somebody of the old cluster speaks to it.

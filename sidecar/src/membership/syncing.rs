@@ -148,7 +148,7 @@ impl Membership {
         let known = self.foca.iter_membership_state().filter(|member| member.state() == foca::State::Down);
         let down: BTreeSet<&MemberId> = known.map(foca::Member::id).collect();
         let contradicted = active.iter().map(foca::Member::id).filter(|id| down.contains(id));
-        for id in contradicted.cloned().take(CONTRADICTED_MAX).collect::<Vec<_>>() {
+        for id in contradicted.take(CONTRADICTED_MAX).cloned().collect::<Vec<_>>() {
             let outcome = self.foca.announce(id, &mut self.runtime);
             self.note(outcome);
         }
