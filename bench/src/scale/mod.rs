@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, default_value_t = 51)]
     seed: u64,
     /// Up to how many nodes the bad network is simulated, too
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 316)]
     heal_up_to: u16,
     /// Where scale.csv, scale.md and scale.svg are written
     #[arg(long, value_name = "DIR", default_value = "bench/results")]

@@ -15,7 +15,7 @@ const LAST: RGBColor = RGBColor(0x4f, 0x8a, 0x4f);
 type Line = (&'static str, RGBColor, fn(&Size) -> f64);
 
 const LINES: [Line; 4] = [
-    ("one joins, memberlist's formula", THEIRS, |size| size.memberlist_s),
+    ("one joins, formula of memberlist", THEIRS, |size| size.memberlist_s),
     ("all start within a second", OTHER, |size| size.churn.started.as_secs_f64()),
     ("half stop within a second", LAST, |size| size.churn.stopped.as_secs_f64()),
     ("one joins", OURS, |size| size.churn.joined.as_secs_f64()),
