@@ -23,6 +23,10 @@ use crate::{
 
 /// How long a member may take: it has to write a file.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a key still opens after the last member has stopped sealing with it: what was sealed before may lie unread in the socket
+/// of a member that has no time, and to drop it would count as an attack.
+const UNDER_WAY_PERIOD: Duration = Duration::from_secs(1);
 /// Members that are asked at a time.
 const ASKED_COUNT_MAX: usize = 64;
 
@@ -154,6 +158,10 @@ impl Round {
             if objections.iter().any(Option::is_some) {
                 let answers = looked.into_iter().zip(objections);
                 return self.report(answers.map(|(answer, why)| (answer, false, why)));
+            }
+            if matches!(order, Order::Remove(_)) {
+                // Nobody seals with it since they said so.
+                tokio::time::sleep(UNDER_WAY_PERIOD).await;
             }
         }
         let answers = self.ask_all(order).await.into_iter();

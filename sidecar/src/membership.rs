@@ -119,7 +119,11 @@ pub struct Membership {
     announce_pause: Duration,
     sync_at: Duration,
     sync_pause: Duration,
+    /// Changes since the last exchange.
+    unsynced_count: usize,
     syncing: BTreeSet<SocketAddr>,
+    /// The same with suspects, which are apart: they hang if the suspicion is right.
+    appealing: BTreeSet<SocketAddr>,
     in_touch: bool,
     /// When a node with nothing but newcomers about it takes them for the cluster.
     founds_at: Option<Duration>,
@@ -185,7 +189,9 @@ impl Membership {
             announce_pause: ANNOUNCE_PAUSE_MIN,
             sync_at: SYNC_PERIOD,
             sync_pause: SYNC_REPAIR_PERIOD,
+            unsynced_count: 0,
             syncing: BTreeSet::new(),
+            appealing: BTreeSet::new(),
             in_touch: false,
             founds_at: None,
             serving: false,
@@ -225,6 +231,7 @@ impl Membership {
             Input::Datagram(packet) => self.handle_datagram(packet, now),
             Input::SyncEnded(with) => {
                 self.syncing.remove(&with);
+                self.appealing.remove(&with);
                 Ok(())
             }
             Input::Seeds(seeds) => {

@@ -112,7 +112,7 @@ impl Message {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Item<'a> {
     Active(&'a Member<MemberId>, Option<&'a Advert>),
-    Down(&'a Member<MemberId>),
+    Down(&'a Member<MemberId>, Option<&'a Advert>),
     Event(&'a Event),
 }
 
@@ -120,7 +120,7 @@ impl Item<'_> {
     fn digest(&self, salt: u64) -> Digest {
         match self {
             Self::Active(member, advert) => member_digest(salt, member, *advert),
-            Self::Down(member) => member_digest(salt, member, None),
+            Self::Down(member, _) => member_digest(salt, member, None),
             Self::Event(event) => {
                 let origin = Fnv::new(salt).addr(event.origin.addr).u64(event.origin.instance);
                 Digest { key: short(origin.u64(event.sequence)), value: 0 }
@@ -151,7 +151,7 @@ impl Summary {
     pub(crate) fn of<'a>(items: impl Iterator<Item = Item<'a>>, salt: u64, own: Records) -> Self {
         let (mut known, mut down) = (Vec::new(), Vec::new());
         for item in items {
-            let digests = if matches!(item, Item::Down(_)) { &mut down } else { &mut known };
+            let digests = if matches!(item, Item::Down(..)) { &mut down } else { &mut known };
             digests.push(item.digest(salt));
         }
         Self { salt, known, down, own }
@@ -173,8 +173,8 @@ impl Answer {
                 Item::Active(..) | Item::Event(_) if known == Some(digest.value) => continue,
                 // Who has it as down and never heard of this state learns nothing by it, but this side does.
                 Item::Active(..) | Item::Event(_) => wants.extend(known.or(dead).map(|_| digest.key)),
-                Item::Down(_) if known.is_none() => continue,
-                Item::Down(_) => wants.push(digest.key),
+                Item::Down(..) if known.is_none() => continue,
+                Item::Down(..) => wants.push(digest.key),
             }
             records.push(item);
         }
@@ -188,11 +188,11 @@ impl Answer {
 impl Records {
     pub(crate) fn push(&mut self, item: Item<'_>) {
         match item {
-            Item::Active(member, advert) => {
+            // The advert of one that is down says whether it left, which needs no second opinion.
+            Item::Active(member, advert) | Item::Down(member, advert) => {
                 self.members.push(member.clone());
                 self.adverts.extend(advert.cloned());
             }
-            Item::Down(member) => self.members.push(member.clone()),
             Item::Event(event) => self.events.push(event.clone()),
         }
     }
@@ -234,7 +234,7 @@ mod tests {
 
         fn items(&self) -> impl Iterator<Item = Item<'_>> {
             let members = self.members.iter().map(|(member, advert)| match member.state() {
-                State::Down => Item::Down(member),
+                State::Down => Item::Down(member, advert.as_ref()),
                 _ => Item::Active(member, advert.as_ref()),
             });
             members.chain(self.events.iter().map(Item::Event))
@@ -288,6 +288,14 @@ mod tests {
         assert_eq!(exchange(&dead, &Side::default()), (vec![], vec![]));
         assert_eq!(exchange(&Side::default(), &dead), (vec![], vec![]));
         assert_eq!(exchange(&dead, &dead), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_death_comes_with_the_last_advert_which_says_whether_it_was_a_leave() {
+        let [alive, dead] =
+            [State::Alive, State::Down].map(|state| Side::default().with(1, 0, state, Some(7)));
+        let answer = Answer::to(&alive.summary(), dead.items(), true);
+        assert_eq!(answer.records.adverts.iter().map(|advert| advert.version).collect::<Vec<_>>(), [7]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -149,7 +149,9 @@ fn keys_are_rotated_without_losing_anybody_and_newcomers_have_the_new_one() {
     assert_eq!(fs::read_to_string(&file).unwrap(), format!("# ours\n{old}\n{new}\n"));
     refused(&format!("keys remove {old_name} --node proxyserver"), "use another one first");
     assert_eq!(cluster.order(&format!("keys use {new} --node appserver1")), "used at 5 of 5 members\n");
+    let asked = Instant::now();
     let removed = cluster.order(&format!("keys remove {old_name} --node dnsserver"));
+    assert!(asked.elapsed() >= Duration::from_secs(1), "what was sealed with it has not arrived");
     assert_eq!(removed, "removed at 5 of 5 members\n");
     assert_ne!(only_key(&cluster, 5), old_name);
     assert_eq!(fs::read_to_string(&file).unwrap(), format!("# ours\n{new}\n"));

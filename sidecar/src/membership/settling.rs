@@ -46,6 +46,7 @@ impl Membership {
         if !self.picture.silent().is_empty() {
             self.sync_at = self.sync_at.min(now + SYNC_REPAIR_PERIOD);
         }
+        self.note_changes(changes.len(), now);
         if self.has_lost_a_seed() {
             self.announce_at = self.announce_at.min(now + REANNOUNCE_LOST_PERIOD);
         }

@@ -8,14 +8,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use feed::explain::Evidence;
+use feed::{explain::Evidence, frame::MemberState};
 use foca::Incarnation;
 
 use super::Membership;
-use crate::{member_id::MemberId, swim::foca_config};
+use crate::{effect::Effect, member_id::MemberId, swim::foca_config};
 
 /// How often a suspect is asked: seven times before it is condemned in a cluster of 30.
 const ASK_PERIOD: Duration = Duration::from_millis(200);
+
+/// Suspects that are asked by stream at a time: after a mass stop there are hundreds, and their streams hang.
+pub(super) const APPEALS_MAX: usize = 8;
 
 /// One who did not answer a probe of this node.
 #[derive(Debug)]
@@ -37,10 +40,6 @@ impl Suspects {
     /// Whoever was suspected before this node was alone, or another to the others.
     pub(super) fn forget_all(&mut self) {
         self.0.clear();
-    }
-
-    pub(super) fn has(&self, addr: SocketAddr) -> bool {
-        self.0.contains_key(&addr)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
@@ -65,7 +64,9 @@ impl Membership {
         if known.is_some_and(|(known, suspect)| known == id && suspect.incarnation == incarnation) {
             return false;
         }
-        self.start_sync(id.peer());
+        if self.appealing.len() < APPEALS_MAX && self.appealing.insert(id.addr) {
+            self.effects.push_back(Effect::Sync { with: id.peer() });
+        }
         let suspect = Suspect { incarnation, since: now, period, ask_at: now, condemn_at: None };
         self.suspects.0.insert(id.addr, (id.clone(), suspect));
         true
@@ -75,8 +76,12 @@ impl Membership {
     /// hears nothing takes all others for dead, and exchanges of states may reach it all the same.
     pub(super) fn handle_down(&mut self, down: foca::Member<MemberId>, now: Duration) {
         let id = down.id();
-        let Some(member) = self.foca.iter_members().find(|member| member.id() == id) else {
-            // This node itself, which will object, or one that was not known to have started.
+        let state = self.adverts.borrow().of(id.addr, id.instance).map(|advert| advert.state);
+        let has_ended =
+            matches!(state, Some(MemberState::Draining | MemberState::Left | MemberState::Failed));
+        let member = self.foca.iter_members().find(|member| member.id() == id);
+        let Some(member) = member.filter(|_| !has_ended) else {
+            // One that said itself that it would go; or this node, which will object; or one that was not known to have started.
             let outcome = self.foca.apply_many([down].into_iter(), true, &mut self.runtime);
             return self.note(outcome);
         };

@@ -21,6 +21,11 @@ use crate::{
 /// Exchanges under way at a time: one that hangs, because the other side is frozen, must not hold up all.
 const SYNCS_MAX: usize = 4;
 
+/// More changes than this since the last exchange are followed by one soon: gossip tells everybody of a few, but of many hundreds at a
+/// time somebody misses one.
+const GOSSIP_TRUSTED_MAX: usize = 8;
+const SYNC_CHURN_PERIOD: Duration = Duration::from_millis(400);
+
 /// How many are told after one exchange that they are taken for dead here: after a partition it is half of the cluster.
 const CONTRADICTED_MAX: usize = 16;
 
@@ -112,6 +117,12 @@ impl Membership {
 
     fn apply_records(&mut self, records: Records, now: Duration) {
         let moved_before = self.moved.len() + self.adverts.borrow().changed_count();
+        let own_addr = self.config.id.addr;
+        let mut adverts = self.adverts.borrow_mut();
+        for advert in records.adverts.into_iter().filter(|advert| advert.addr != own_addr) {
+            adverts.apply(advert, (Evidence::Sync, None));
+        }
+        drop(adverts);
         let is_told = records.members.len() <= GOSSIPED_MAX;
         let (down, active): (Vec<_>, Vec<_>) =
             records.members.into_iter().partition(|member| member.state() == foca::State::Down);
@@ -121,12 +132,6 @@ impl Membership {
         for member in down {
             self.handle_down(member, now);
         }
-        let own_addr = self.config.id.addr;
-        let mut adverts = self.adverts.borrow_mut();
-        for advert in records.adverts.into_iter().filter(|advert| advert.addr != own_addr) {
-            adverts.apply(advert, (Evidence::Sync, None));
-        }
-        drop(adverts);
         let mut events = self.events.borrow_mut();
         for event in records.events {
             events.apply_remembered(event, self.config.id.instance);
@@ -165,19 +170,29 @@ impl Membership {
         }
     }
 
+    /// So many changes were seen at once.
+    pub(super) fn note_changes(&mut self, count: usize, now: Duration) {
+        self.unsynced_count += count;
+        if self.unsynced_count > GOSSIP_TRUSTED_MAX {
+            self.sync_pause = self.sync_pause.min(SYNC_CHURN_PERIOD);
+            self.sync_at = self.sync_at.min(now + SYNC_CHURN_PERIOD);
+        }
+    }
+
     /// Exchanges states: with a member whose advert is missing, else now and then with anybody.
     pub(super) fn sync(&mut self, now: Duration) {
         if now < self.sync_at {
             return;
         }
+        self.unsynced_count = 0;
         let silent = self.picture.silent().iter().filter(|addr| !self.syncing.contains(addr));
         let silent = silent.choose(&mut self.rng).and_then(|addr| self.picture.at(*addr)).map(peer);
         let is_urgent = silent.is_some() || !self.in_touch;
         let with = silent.or_else(|| self.anybody());
-        // Those with suspects are apart: they hang if the suspicion is right.
-        let under_way = self.syncing.iter().filter(|addr| !self.suspects.has(**addr)).count();
-        if let Some(peer) = with.filter(|_| under_way < SYNCS_MAX) {
-            self.start_sync(peer);
+        if let Some(with) = with.filter(|_| self.syncing.len() < SYNCS_MAX)
+            && self.syncing.insert(with.addr)
+        {
+            self.effects.push_back(Effect::Sync { with });
         }
         let pause = if is_urgent { SYNC_REPAIR_PERIOD } else { self.sync_pause };
         self.sync_pause = (self.sync_pause * 2).min(SYNC_PERIOD);
@@ -191,13 +206,6 @@ impl Membership {
         let met = self.foca.iter_members().map(|member| member.id().peer());
         others.map(peer).choose(&mut self.rng).or_else(|| met.choose(&mut self.rng))
     }
-
-    /// An exchange with this one, unless there is one already.
-    pub(super) fn start_sync(&mut self, with: Peer) {
-        if self.syncing.insert(with.addr) {
-            self.effects.push_back(Effect::Sync { with });
-        }
-    }
 }
 
 /// Everything that a node has.
@@ -209,9 +217,12 @@ fn items<'a>(
 ) -> impl Iterator<Item = Item<'a>> {
     // foca keeps who was at the own address before.
     let others = foca.iter_membership_state().filter(|member| member.id().addr != own.id().addr);
-    let members = others.chain([own]).map(|member| match member.state() {
-        foca::State::Down => Item::Down(member),
-        _ => Item::Active(member, adverts.of(member.id().addr, member.id().instance)),
+    let members = others.chain([own]).map(|member| {
+        let advert = adverts.of(member.id().addr, member.id().instance);
+        match member.state() {
+            foca::State::Down => Item::Down(member, advert),
+            _ => Item::Active(member, advert),
+        }
     });
     members.chain(events.kept().map(Item::Event))
 }
@@ -315,5 +326,81 @@ mod tests {
         for turn in [SyncTurn::Second, SyncTurn::Third] {
             assert_eq!(b.handle_sync(&summary, turn, Duration::ZERO), Err(PacketError::Malformed));
         }
+    }
+
+    /// A node that knows the next so many, and nothing to do.
+    fn knowing(count: u16) -> Membership {
+        let mut node = node(1);
+        let ids = (2..2 + count).map(|n| foca::Member::alive(id(n)));
+        node.foca.apply_many(ids, false, &mut node.runtime).unwrap();
+        node.settle(Duration::ZERO);
+        while node.poll_effect().is_some() {}
+        node
+    }
+
+    #[test]
+    fn exchanges_under_way_have_a_limit_and_one_that_ends_makes_room() {
+        let mut node = knowing(20);
+        let start = |node: &mut Membership| {
+            for _ in 0..100 {
+                node.sync_at = Duration::ZERO;
+                node.sync(Duration::ZERO);
+            }
+            std::iter::from_fn(|| node.poll_effect()).filter(|e| matches!(e, Effect::Sync { .. })).count()
+        };
+        assert_eq!(start(&mut node), SYNCS_MAX);
+        let ended = *node.syncing.first().unwrap();
+        node.syncing.remove(&ended);
+        assert_eq!(start(&mut node), 1);
+    }
+
+    #[test]
+    fn a_few_changes_are_left_to_gossip_and_one_more_is_not() {
+        let mut node = knowing(2);
+        (node.sync_at, node.unsynced_count) = (SYNC_PERIOD, 0);
+        node.note_changes(GOSSIP_TRUSTED_MAX, Duration::ZERO);
+        assert_eq!(node.sync_at, SYNC_PERIOD);
+        node.note_changes(1, Duration::ZERO);
+        assert_eq!(node.sync_at, SYNC_CHURN_PERIOD);
+    }
+
+    #[test]
+    fn news_up_to_the_limit_is_gossiped_and_bulk_is_not() {
+        for (count, gossiped) in [(GOSSIPED_MAX, GOSSIPED_MAX), (GOSSIPED_MAX + 1, 0)] {
+            let mut node = node(1);
+            let members = (2..).take(count).map(|n| foca::Member::alive(id(n))).collect();
+            node.apply_records(Records { members, ..Records::default() }, Duration::ZERO);
+            assert_eq!(node.foca.updates_backlog(), gossiped);
+        }
+    }
+
+    #[test]
+    fn those_who_are_wrongly_down_are_told_up_to_the_limit() {
+        let told_max = u16::try_from(CONTRADICTED_MAX).unwrap();
+        for count in [told_max - 1, told_max, told_max + 1] {
+            let mut node = knowing(1);
+            let ids = || (100..100 + count).map(id);
+            node.foca.apply_many(ids().map(foca::Member::down), false, &mut node.runtime).unwrap();
+            node.tell_contradicted(&ids().map(foca::Member::alive).collect::<Vec<_>>());
+            node.drain_runtime(Duration::ZERO);
+            let sent = std::iter::from_fn(|| node.poll_effect());
+            let told: BTreeSet<_> = sent
+                .filter_map(|effect| match effect {
+                    Effect::Send { to, .. } if ids().any(|id| id.addr == to) => Some(to),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(told.len(), usize::from(count.min(told_max)));
+        }
+    }
+
+    #[test]
+    fn suspects_are_asked_by_stream_up_to_the_limit() {
+        let mut node = knowing(1);
+        for n in 2..=2 + u16::try_from(super::super::suspecting::APPEALS_MAX).unwrap() {
+            assert!(node.suspect(&id(n), 0, SYNC_PERIOD, Duration::ZERO));
+        }
+        let asked = std::iter::from_fn(|| node.poll_effect()).filter(|e| matches!(e, Effect::Sync { .. }));
+        assert_eq!(asked.count(), super::super::suspecting::APPEALS_MAX);
     }
 }

@@ -414,8 +414,12 @@ impl Sim {
                     let message = node.membership.encode_summary();
                     self.send_stream(at, with.addr, message, SyncTurn::First);
                     self.sequence += 1;
-                    let other = self.nodes.get(&with.addr).filter(|other| !other.frozen && !other.left);
+                    let other = self.nodes.get(&with.addr).filter(|other| !other.frozen);
                     let hangs = other.is_none() || self.streams_fail || self.is_cut(at, with.addr);
+                    // A process that has ended refuses, and its host is still there to say so.
+                    if !hangs && other.is_some_and(|other| other.left) {
+                        self.handle(at, Input::Dead(with));
+                    }
                     let time = if hangs { STREAM_TIMEOUT } else { Duration::from_millis(5) };
                     let done = (self.now + time, self.sequence);
                     self.queue.insert(done, Delivery::SyncEnded { at, with: with.addr });
