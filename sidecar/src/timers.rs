@@ -37,16 +37,13 @@ impl<T: Ord> Timers<T> {
     }
 
     /// Time in which this node did not run does not count against others: their answers may lie unread. Puts everything off by as
-    /// long, in the same order; true if it had to.
-    pub(crate) fn forgive_stall(&mut self, now: Duration) -> bool {
+    /// long, in the same order; returns how long, if it had to.
+    pub(crate) fn forgive_stall(&mut self, now: Duration) -> Option<Duration> {
         let late = self.next_deadline().map_or(Duration::ZERO, |deadline| now.saturating_sub(deadline));
-        let has_stalled = late > STALL_MIN;
-        if has_stalled {
-            let by = late + STALL_GRACE;
-            let entries = std::mem::take(&mut self.heap).into_iter();
-            self.heap = entries.map(|Reverse(e)| Reverse(Entry { deadline: e.deadline + by, ..e })).collect();
-        }
-        has_stalled
+        let by = (late > STALL_MIN).then_some(late + STALL_GRACE)?;
+        let entries = std::mem::take(&mut self.heap).into_iter();
+        self.heap = entries.map(|Reverse(e)| Reverse(Entry { deadline: e.deadline + by, ..e })).collect();
+        Some(by)
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
@@ -83,10 +80,10 @@ mod tests {
         let mut timers = Timers::new();
         timers.insert(Duration::from_millis(10), 'a');
         timers.insert(Duration::from_millis(20), 'b');
-        assert!(!timers.forgive_stall(late));
+        assert_eq!(timers.forgive_stall(late), None);
         assert_eq!(timers.next_deadline(), Some(Duration::from_millis(10)), "at the limit");
         let now = late + Duration::from_millis(1);
-        assert!(timers.forgive_stall(now));
+        assert_eq!(timers.forgive_stall(now), Some(now - Duration::from_millis(10) + STALL_GRACE));
         assert_eq!(timers.next_deadline(), Some(now + STALL_GRACE));
         assert_eq!(timers.poll_due(now), None);
         let later = now + STALL_GRACE + Duration::from_millis(10);

@@ -3,7 +3,7 @@
 //! What is checked stands outside of the code under test: after healing all tables agree with who lives, nobody lists an endpoint
 //! that was never advertised, versions never go back, no live node stays failed. Everything follows from the seed, which is
 //! printed. `SIM_NODES` (a list) and `SIM_SEEDS` choose other sizes and more seeds; in release mode,
-//! `SIM_NODES=1000 cargo test --release -p sidecar --test scale -- --nocapture` takes minutes. `bench scale` makes a table and a
+//! `SIM_NODES=316 SIM_SEEDS=1 cargo test --release -p sidecar --test scale -- --nocapture` takes minutes. `bench scale` makes a table and a
 //! plot of the same.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]

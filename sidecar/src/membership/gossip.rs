@@ -12,18 +12,13 @@ impl Membership {
     /// Gives foca its timers that are due, in their order.
     pub(super) fn fire_timers(&mut self, now: Duration) {
         self.drain_runtime(now);
-        if self.timers.forgive_stall(now) {
+        if let Some(by) = self.timers.forgive_stall(now) {
+            self.suspects.put_off(by);
             self.health.note_trouble();
         }
         while let Some(timer) = self.timers.poll_due(now) {
             self.cause = Evidence::Probe;
             let ends_probe = matches!(timer, Timer::ProbeRandomMember(_));
-            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer
-                && let Some(later) = self.reprieve(member_id, *incarnation, now)
-            {
-                self.timers.insert(later, timer);
-                continue;
-            }
             let outcome = self.foca.handle_timer(timer, &mut self.runtime);
             self.note(outcome);
             let has_failed = self.drain_runtime(now);
@@ -45,15 +40,17 @@ impl Membership {
             self.handle_notification(notification, now);
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {
-            let after = self.health.stretch(&timer, after);
-            let is_news = match &timer {
-                Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
-                    self.suspect(member_id, *incarnation, after, now)
+            match &timer {
+                // Delivered when this node has made up its mind: see `suspecting.rs`.
+                Timer::ChangeSuspectToDown { member_id, incarnation, token } => {
+                    self.suspects.note_token(*token);
+                    self.suspect(member_id, *incarnation, after, now);
                 }
-                _ => true,
-            };
-            if is_news {
-                self.timers.insert(now + after, timer);
+                Timer::ProbeRandomMember(token) => {
+                    self.suspects.note_token(*token);
+                    self.timers.insert(now + self.health.stretch(&timer, after), timer);
+                }
+                _ => self.timers.insert(now + self.health.stretch(&timer, after), timer),
             }
         }
         has_failed

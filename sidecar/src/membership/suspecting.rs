@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use feed::{explain::Evidence, frame::MemberState};
-use foca::Incarnation;
+use foca::{Incarnation, Timer};
 
 use super::Membership;
 use crate::{effect::Effect, member_id::MemberId, swim::foca_config};
@@ -28,48 +28,61 @@ struct Suspect {
     /// How long it may take to object.
     period: Duration,
     ask_at: Duration,
-    /// When it is condemned; none: foca has a timer for it.
-    condemn_at: Option<Duration>,
+    condemn_at: Duration,
 }
 
-/// Those whom this node suspects itself. For each there is one timer.
+/// Those whom this node suspects itself. They hold back foca's timers for suspects, which know nothing of answers.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(BTreeMap<SocketAddr, (MemberId, Suspect)>);
+pub(super) struct Suspects {
+    by_addr: BTreeMap<SocketAddr, (MemberId, Suspect)>,
+    /// By which foca knows the timers of its present identity.
+    token: u8,
+}
 
 impl Suspects {
     /// Whoever was suspected before this node was alone, or another to the others.
     pub(super) fn forget_all(&mut self) {
-        self.0.clear();
+        self.by_addr.clear();
+    }
+
+    /// foca's timers have this token now.
+    pub(super) fn note_token(&mut self, token: u8) {
+        self.token = token;
+    }
+
+    /// This node did not run for so long, which does not count against them.
+    pub(super) fn put_off(&mut self, by: Duration) {
+        for (_, suspect) in self.by_addr.values_mut() {
+            (suspect.ask_at, suspect.condemn_at) = (suspect.ask_at + by, suspect.condemn_at + by);
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.0
-            .values()
-            .map(|(_, suspect)| suspect.condemn_at.unwrap_or(suspect.ask_at).min(suspect.ask_at))
-            .min()
+        self.by_addr.values().map(|(_, suspect)| suspect.ask_at.min(suspect.condemn_at)).min()
     }
 }
 
 impl Membership {
-    /// It is suspected from now on; false if it was before. Beside being asked by datagram, it hears of it by a way on which nothing is
-    /// lost; one that is dead refuses there.
+    /// It is suspected from now on, if it was not before, and has so long to object. Beside being asked by datagram, it hears of it by a
+    /// way on which nothing is lost; one that is dead refuses there.
     pub(super) fn suspect(
         &mut self,
         id: &MemberId,
         incarnation: Incarnation,
         period: Duration,
         now: Duration,
-    ) -> bool {
-        let known = self.suspects.0.get(&id.addr);
-        if known.is_some_and(|(known, suspect)| known == id && suspect.incarnation == incarnation) {
-            return false;
+    ) {
+        let known = self.suspects.by_addr.get(&id.addr);
+        // foca accuses what it knew when the probe began; the suspect may have objected since, and be suspected anew.
+        if known.is_some_and(|(known, suspect)| known == id && suspect.incarnation >= incarnation) {
+            return;
         }
         if self.appealing.len() < APPEALS_MAX && self.appealing.insert(id.addr) {
             self.effects.push_back(Effect::Sync { with: id.peer() });
         }
-        let suspect = Suspect { incarnation, since: now, period, ask_at: now, condemn_at: None };
-        self.suspects.0.insert(id.addr, (id.clone(), suspect));
-        true
+        let condemn_at = now + period;
+        let suspect = Suspect { incarnation, since: now, period, ask_at: now, condemn_at };
+        self.suspects.by_addr.insert(id.addr, (id.clone(), suspect));
     }
 
     /// Another's state has it as down. If it is a member here, that is no verdict but a suspicion, as in memberlist: a node that
@@ -89,32 +102,20 @@ impl Membership {
         let suspicion = foca::Member::new(id.clone(), incarnation, foca::State::Suspect);
         let outcome = self.foca.apply_many([suspicion].into_iter(), true, &mut self.runtime);
         self.note(outcome);
-        let period = foca_config(self.picture.len()).suspect_to_down_after;
-        if self.suspect(id, incarnation, period, now)
-            && let Some((_, suspect)) = self.suspects.0.get_mut(&id.addr)
-        {
-            suspect.condemn_at = Some(now + period);
-        }
+        self.suspect(id, incarnation, foca_config(self.picture.len()).suspect_to_down_after, now);
     }
 
-    /// Asks those whose turn it is, and forgets who has objected; what they answer is that they are there. Condemns whose time is
-    /// over.
+    /// Asks those whose turn it is, and forgets who has objected; what they answer is that they are there. Judges whose time is over.
     pub(super) fn advance_suspects(&mut self, now: Duration) {
-        let is_due = |s: &Suspect| s.ask_at <= now || s.condemn_at.is_some_and(|at| at <= now);
-        let due = self.suspects.0.values().filter(|(_, suspect)| is_due(suspect));
-        let due = due.map(|(id, s)| (id.clone(), s.incarnation, s.condemn_at));
-        for (id, incarnation, condemn_at) in due.collect::<Vec<_>>() {
+        let is_due = |suspect: &Suspect| suspect.ask_at.min(suspect.condemn_at) <= now;
+        let due = self.suspects.by_addr.values().filter(|(_, suspect)| is_due(suspect));
+        for (id, incarnation) in due.map(|(id, s)| (id.clone(), s.incarnation)).collect::<Vec<_>>() {
             if !self.is_suspected(&id, incarnation) {
-                self.suspects.0.remove(&id.addr);
-            } else if condemn_at.is_some_and(|at| at <= now) {
-                let later = self.reprieve(&id, incarnation, now);
-                match self.suspects.0.get_mut(&id.addr) {
-                    Some((_, suspect)) => suspect.condemn_at = later,
-                    None => self.condemn(id, incarnation),
-                }
-            } else {
-                if let Some((_, suspect)) = self.suspects.0.get_mut(&id.addr) {
-                    suspect.ask_at = now + ASK_PERIOD;
+                self.suspects.by_addr.remove(&id.addr);
+            } else if let Some((_, suspect)) = self.suspects.by_addr.get_mut(&id.addr) {
+                suspect.ask_at = now + ASK_PERIOD;
+                if suspect.condemn_at <= now {
+                    self.judge(&id, now);
                 }
                 let outcome = self.foca.announce(id, &mut self.runtime);
                 self.note(outcome);
@@ -122,32 +123,24 @@ impl Membership {
         }
     }
 
-    fn condemn(&mut self, id: MemberId, incarnation: Incarnation) {
-        self.cause = Evidence::Probe;
-        let down = foca::Member::new(id, incarnation, foca::State::Down);
-        let outcome = self.foca.apply_many([down].into_iter(), true, &mut self.runtime);
+    /// Its time to object is over. Who was heard meanwhile lives, whatever was lost, and does not know that it is suspected: it is accused
+    /// anew, which is news to all once more, and has as much time again.
+    fn judge(&mut self, id: &MemberId, now: Duration) {
+        let heard = self.stories.heard(id.addr);
+        let Some((_, mut suspect)) = self.suspects.by_addr.remove(&id.addr) else { return };
+        let outcome = if heard.is_some_and(|heard| heard > suspect.since) {
+            suspect.incarnation = suspect.incarnation.saturating_add(1);
+            (suspect.since, suspect.condemn_at) = (now, now + suspect.period);
+            let anew = foca::Member::new(id.clone(), suspect.incarnation, foca::State::Suspect);
+            self.suspects.by_addr.insert(id.addr, (id.clone(), suspect));
+            self.foca.apply_many([anew].into_iter(), true, &mut self.runtime)
+        } else {
+            self.cause = Evidence::Probe;
+            let (incarnation, token) = (suspect.incarnation, self.suspects.token);
+            let timer = Timer::ChangeSuspectToDown { member_id: id.clone(), incarnation, token };
+            self.foca.handle_timer(timer, &mut self.runtime)
+        };
         self.note(outcome);
-    }
-
-    /// A suspect's time to object is over. Who has not, and was heard meanwhile, has as much again, until the returned time: whatever
-    /// was lost, it lives.
-    pub(super) fn reprieve(
-        &mut self,
-        id: &MemberId,
-        incarnation: Incarnation,
-        now: Duration,
-    ) -> Option<Duration> {
-        let is_suspected = self.is_suspected(id, incarnation);
-        let (known, suspect) = self.suspects.0.get_mut(&id.addr)?;
-        if (&*known, suspect.incarnation) != (id, incarnation) {
-            return None;
-        }
-        if is_suspected && self.stories.heard(id.addr).is_some_and(|heard| heard > suspect.since) {
-            (suspect.since, suspect.ask_at) = (now, now);
-            return Some(now + suspect.period);
-        }
-        self.suspects.0.remove(&id.addr);
-        None
     }
 
     fn is_suspected(&self, id: &MemberId, incarnation: Incarnation) -> bool {

@@ -398,7 +398,7 @@ mod tests {
     fn suspects_are_asked_by_stream_up_to_the_limit() {
         let mut node = knowing(1);
         for n in 2..=2 + u16::try_from(super::super::suspecting::APPEALS_MAX).unwrap() {
-            assert!(node.suspect(&id(n), 0, SYNC_PERIOD, Duration::ZERO));
+            node.suspect(&id(n), 0, SYNC_PERIOD, Duration::ZERO);
         }
         let asked = std::iter::from_fn(|| node.poll_effect()).filter(|e| matches!(e, Effect::Sync { .. }));
         assert_eq!(asked.count(), super::super::suspecting::APPEALS_MAX);

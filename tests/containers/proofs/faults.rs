@@ -1,9 +1,6 @@
 //! No request is lost while containers that still have their connections say nothing.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{MOMENT, Proof, REQUESTS_MIN, short_or_long};
 use crate::support::cut::Cut;
@@ -17,17 +14,17 @@ fn a_paused_app_delays_nobody_but_who_is_inside_and_loses_no_request() {
     let Some(proof) = Proof::of("paused", 1, 2) else { return };
     let pauses = short_or_long(1, 10);
     for _ in 0..pauses {
-        thread::sleep(MOMENT);
+        proof.goes_on(MOMENT);
         proof.scene.order("pause", &["appserver2"]);
         proof.scene.sees("frontserver1", "appserver", 1);
         // The first clients may all be inside. Whoever comes now must not get there.
         let newcomers = proof.newcomers();
-        thread::sleep(NEWCOMERS_TIME);
+        proof.goes_on(NEWCOMERS_TIME);
         newcomers.assert_lossless("containers, an app is paused and left out", REQUESTS_MIN);
         proof.scene.order("unpause", &["appserver2"]);
         proof.serves("appserver2");
     }
-    thread::sleep(MOMENT);
+    proof.goes_on(MOMENT);
     proof.end(&format!("{pauses} pauses of an app"));
 }
 
@@ -47,14 +44,14 @@ fn a_network_of_containers_that_is_cut_and_heals_loses_no_get() {
     };
     let with_proxy = ["dnsserver", "proxyserver", "frontserver1", "appserver1"];
     let network = Cut::between(&proof.scene, [&with_proxy, &["frontserver2", "appserver2"]]);
-    thread::sleep(MOMENT);
+    proof.goes_on(MOMENT);
 
     network.cut();
     let cut = Instant::now();
     see_each_other(1);
     // The first clients may all wait for the other half. Whoever comes now must not get there.
     let newcomers = proof.newcomers();
-    thread::sleep(NEWCOMERS_TIME.max(cut_time.saturating_sub(cut.elapsed())));
+    proof.goes_on(NEWCOMERS_TIME.max(cut_time.saturating_sub(cut.elapsed())));
     network.heal();
     see_each_other(2);
     for node in ["frontserver2", "appserver2"] {
@@ -62,6 +59,6 @@ fn a_network_of_containers_that_is_cut_and_heals_loses_no_get() {
     }
     newcomers.assert_lossless("containers, a half heals that newcomers never met", REQUESTS_MIN);
     // Whoever waits still has the answer by then, or never.
-    thread::sleep(cut_time + MOMENT);
+    proof.goes_on(cut_time + MOMENT);
     proof.end(&format!("a network cut for {cut_time:?}"));
 }

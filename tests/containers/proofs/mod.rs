@@ -5,7 +5,10 @@ mod faults;
 mod restarts;
 mod scaling;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use crate::support::{
     hello::{hello, is_from},
@@ -65,6 +68,14 @@ impl Proof {
             let answer = hello(self.addr).unwrap_or_else(|why| panic!("failed while {node} joins: {why}"));
             is_from(&answer, node).then_some(())
         });
+    }
+
+    /// For so long there is an answer to one request after the other, beside those of `wrk`.
+    fn goes_on(&self, time: Duration) {
+        let since = Instant::now();
+        while since.elapsed() < time {
+            hello(self.addr).unwrap_or_else(|why| panic!("failed after {:?}: {why}", since.elapsed()));
+        }
     }
 
     /// More clients, who know nothing of what was before.

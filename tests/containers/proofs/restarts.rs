@@ -1,6 +1,6 @@
 //! No request is lost while containers end, politely or not, and start again.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use super::{MOMENT, PATIENCE, Proof, nodes, scene, short_or_long};
 
@@ -31,7 +31,7 @@ fn an_app_whose_container_is_killed_loses_no_get() {
     for _ in 0..kills {
         proof.scene.order("kill", &["appserver2"]);
         proof.scene.sees("frontserver1", "appserver", 1);
-        thread::sleep(MOMENT);
+        proof.goes_on(MOMENT);
         proof.scene.order("start", &["appserver2"]);
         proof.serves("appserver2");
     }
@@ -48,14 +48,14 @@ fn a_killed_sidecar_beside_a_container_of_the_proxy_loses_no_request() {
     let kills = short_or_long(2, 10);
     for _ in 0..kills {
         proof.scene.order("kill", &["sidecar"]);
-        thread::sleep(MOMENT);
+        proof.goes_on(MOMENT);
         proof.scene.order("start", &["sidecar"]);
         proof.scene.sees("sidecar", "frontserver", 2);
     }
     // The proxy follows again: a front that stops waits for it, as for every consumer.
     proof.scene.stop(&["frontserver2"]);
     proof.scene.sees("sidecar", "frontserver", 1);
-    thread::sleep(MOMENT);
+    proof.goes_on(MOMENT);
     proof.end(&format!("{kills} kills of a proxy's sidecar"));
 }
 
@@ -64,7 +64,7 @@ fn a_stopped_dnsserver_loses_no_request_and_newcomers_join_after_it() {
     let Some(mut proof) = Proof::of("dns", 1, 2) else { return };
     let absence = Duration::from_secs(short_or_long(5, 60));
     proof.scene.stop(&["dnsserver"]);
-    thread::sleep(absence);
+    proof.goes_on(absence);
     proof.scene.order("start", &["dnsserver"]);
     proof.scene.find_dns();
     // The cluster is whole again when the dnsserver knows all.
