@@ -12,6 +12,7 @@ use std::{
 
 use crate::support::{
     hello::{hello, is_from},
+    length::short_or_long,
     scene::Scene,
     wait::until,
     wrk::Wrk,
@@ -25,11 +26,6 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 /// Fewer were no load: it is thousands a second.
 const REQUESTS_MIN: u64 = 1000;
-
-/// How much of something: so much in seconds, so much when there is time.
-fn short_or_long<T>(short: T, long: T) -> T {
-    if std::env::var_os("CONCERTINA_LONG").is_some_and(|value| value == "1") { long } else { short }
-}
 
 /// A scene under load. The order of the fields is the order in which they go away.
 struct Proof {

@@ -2,6 +2,8 @@
 
 pub(crate) mod cut;
 pub(crate) mod hello;
+#[path = "../../support/length.rs"]
+pub(crate) mod length;
 pub(crate) mod load;
 pub(crate) mod scene;
 #[path = "../../local_cluster/support/wait.rs"]

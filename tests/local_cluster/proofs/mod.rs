@@ -8,10 +8,7 @@ mod lossless;
 mod partition;
 mod restarts;
 
+use crate::support::length::short_or_long;
+
 /// Connections that are kept by clients.
 const CLIENTS: usize = 32;
-
-/// How much of something: so much in seconds, so much when there is time.
-fn short_or_long<T>(short: T, long: T) -> T {
-    if std::env::var_os("CONCERTINA_LONG").is_some_and(|value| value == "1") { long } else { short }
-}

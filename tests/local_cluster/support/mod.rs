@@ -4,6 +4,8 @@ pub(crate) mod cluster;
 pub(crate) mod dns;
 pub(crate) mod halves;
 pub(crate) mod http;
+#[path = "../../support/length.rs"]
+pub(crate) mod length;
 pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod place;
