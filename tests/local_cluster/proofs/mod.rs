@@ -3,7 +3,6 @@
 
 mod alarms;
 mod faults;
-
 mod lossless;
 mod partition;
 mod restarts;
