@@ -210,7 +210,10 @@ impl Worker {
         let mut listings: watch::Receiver<_> = role.subscribe();
         loop {
             let listing = listings.borrow_and_update().clone();
-            self.rosters[position].apply_listing(&listing);
+            if self.rosters[position].apply_listing(&listing) {
+                // Some of them wait for an answer that may never come.
+                self.deadlines.wake_all();
+            }
             role.note_applied(id, listing.version);
             if listings.changed().await.is_err() {
                 break;

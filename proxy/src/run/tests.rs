@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -81,6 +84,28 @@ impl Upstream {
         });
         Self { addr, most }
     }
+}
+
+/// An upstream that hands out each request's connection instead of answering: a frozen process, until the test thaws it.
+fn start_frozen() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (addr, (asked, requests)) = (listener.local_addr().unwrap(), mpsc::channel());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            if read_head(&mut stream, &mut Vec::new()) && asked.send(stream).is_err() {
+                return;
+            }
+        }
+    });
+    (addr, requests)
+}
+
+/// Every worker chooses from exactly these from now on; who was in the first table is none of them.
+fn replace_all(proxy: &Proxy, upstreams: &[SocketAddr]) {
+    let role = proxy.directory.role("app").unwrap();
+    let endpoints = upstreams.iter().enumerate().map(|(i, addr)| fixed_endpoint(100 + i, *addr)).collect();
+    let table = RoleTable::new(role.name.clone(), 2, endpoints);
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(role.apply_table(&table));
 }
 
 fn serve(mut stream: TcpStream, name: u8, now: &AtomicU32, most: &AtomicU32) {
@@ -215,4 +240,48 @@ fn a_client_that_never_pauses_does_not_hold_up_another_of_the_same_worker() {
         draining.shutdown(std::net::Shutdown::Both).unwrap();
     });
     proxy.stop();
+}
+
+#[test]
+fn what_was_asked_of_an_upstream_that_vanished_is_answered_by_another() {
+    let ((frozen, requests), live) = (start_frozen(), Upstream::start(b'b'));
+    let proxy = start(&[frozen], "--workers=1");
+    let mut client = connect(&proxy);
+    client.write_all(REQUEST).unwrap();
+    let _held = requests.recv_timeout(PATIENCE).unwrap();
+    replace_all(&proxy, &[live.addr]);
+    assert_eq!((read_status(&mut client), sum(&proxy, |stats| &stats.retries)), (200, 1));
+    proxy.stop();
+}
+
+#[test]
+fn what_must_not_be_sent_twice_and_what_nobody_else_can_answer_waits_for_the_upstream_that_vanished() {
+    const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n";
+    let live = Upstream::start(b'b');
+    for (request, is_begun, others) in
+        [(POST, false, &[live.addr][..]), (REQUEST, true, &[live.addr]), (REQUEST, false, &[])]
+    {
+        let (frozen, requests) = start_frozen();
+        let proxy = start(&[frozen], "--workers=1");
+        let (mut client, mut other) = (connect(&proxy), connect(&proxy));
+        client.write_all(request).unwrap();
+        let mut asked = requests.recv_timeout(PATIENCE).unwrap();
+        if is_begun {
+            asked.write_all(HEAD).unwrap();
+            assert_eq!(read_status(&mut client), 200);
+        }
+        replace_all(&proxy, others);
+        other.write_all(REQUEST).unwrap();
+        assert_eq!(read_status(&mut other), if others.is_empty() { 503 } else { 200 });
+        if !is_begun {
+            asked.write_all(HEAD).unwrap();
+            assert_eq!(read_status(&mut client), 200);
+        }
+        asked.write_all(b"a").unwrap();
+        let mut name = [0];
+        client.read_exact(&mut name).unwrap();
+        assert_eq!((name[0], sum(&proxy, |stats| &stats.retries)), (b'a', 0), "{is_begun}, {others:?}");
+        proxy.stop();
+    }
 }

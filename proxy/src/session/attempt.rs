@@ -10,7 +10,9 @@ use super::{
     exchange::{Exchange, Step},
     http::Session,
 };
-use crate::{error::AttemptFailure, limits::ATTEMPTS_COUNT_MAX, socket::Socket, upstream::Lease};
+use crate::{
+    error::AttemptFailure, limits::ATTEMPTS_COUNT_MAX, socket::Socket, upstream::Lease, worker::Worker,
+};
 
 impl Exchange {
     /// Chooses an upstream and a connection to it, or waits for one.
@@ -60,20 +62,48 @@ impl Exchange {
         let nothing_sent = failure != AttemptFailure::Closed;
         if let Some(lease) = &self.lease {
             worker.note_failure(session.role, lease, failure);
+        }
+        let is_safe = nothing_sent || self.may_repeat();
+        if !is_safe || self.is_last_attempt() || !worker.take_retry(session.role) {
+            return self.refuse(failure.refusal(), session);
+        }
+        self.is_repeated |= !nothing_sent;
+        self.pick_another(worker)
+    }
+
+    /// The upstream has not begun to answer, and the tables do not list it any more: another one is asked, if that is safe. What must
+    /// not be sent twice waits on, for a frozen process may thaw, and a cut network heal.
+    pub(super) fn leave_vanished(&mut self, session: &Session) -> Option<Step> {
+        let worker = &session.worker;
+        let has_vanished = worker.rosters[session.role].has_replaced(self.lease.as_ref()?);
+        let may_leave =
+            has_vanished && !self.response.is_begun && self.may_repeat() && !self.is_last_attempt();
+        if !may_leave || !worker.take_retry(session.role) {
+            return None;
+        }
+        self.is_repeated = true;
+        Some(self.pick_another(worker))
+    }
+
+    /// RFC 9110 9.2.2: what is not idempotent is not sent twice, unless it is known that the first was never received; and what is,
+    /// not thrice.
+    fn may_repeat(&self) -> bool {
+        let is_whole = self.request.body.is_done() && !self.request.is_streamed;
+        is_whole && self.method().is_repeatable() && !self.is_repeated
+    }
+
+    fn is_last_attempt(&self) -> bool {
+        self.attempts + 1 == ATTEMPTS_COUNT_MAX
+    }
+
+    fn pick_another(&mut self, worker: &Worker) -> Step {
+        if let Some(lease) = &self.lease {
             self.failed[usize::from(self.attempts)] = lease.upstream.endpoint.instance;
         }
         self.attempts += 1;
         self.drop_upstream(worker);
-        // RFC 9110 9.2.2: what is not idempotent is not sent twice, unless it is known that the first was never received; and
-        // what is, not thrice.
-        let is_whole = self.request.body.is_done() && !self.request.is_streamed;
-        let is_safe = nothing_sent || (is_whole && self.method().is_repeatable() && !self.is_repeated);
-        if !is_safe || self.attempts == ATTEMPTS_COUNT_MAX || !worker.take_retry(session.role) {
-            return self.refuse(failure.refusal(), session);
-        }
         self.request.pieces.rewind();
         self.request.is_cut = false;
-        self.is_repeated |= !nothing_sent;
         // Where one connection of a pool was dead, the others may be: the upstream has just gone.
         self.needs_fresh = true;
         Step::Pick

@@ -1,6 +1,7 @@
 //! What all workers share: for each role the newest table, with counters that survive from table to table.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -91,7 +92,13 @@ impl Role {
     pub(crate) fn publish(&self, table: &RoleTable) -> u64 {
         let before = self.listing.borrow().clone();
         let version = before.version + 1;
-        let endpoints = table.endpoints().iter().map(|e| Arc::new(endpoint(e, &before))).collect();
+        let known = before.endpoints.iter().map(|e| ((e.instance, e.addr), &e.health));
+        // By key, because a table may have ten thousand.
+        let mut known: HashMap<_, _> = known.collect();
+        let mut health = |e: &feed::Endpoint| known.remove(&(e.instance, e.addr)).cloned();
+        let endpoints =
+            table.endpoints().iter().map(|e| Arc::new(endpoint(e, health(e).unwrap_or_default()))).collect();
+        known.into_values().for_each(|gone| gone.note_vanished());
         self.listing.send_replace(Arc::new(Listing { version, endpoints }));
         version
     }
@@ -139,8 +146,7 @@ impl Role {
     }
 }
 
-fn endpoint(listed: &feed::Endpoint, before: &Listing) -> Endpoint {
-    let known = before.endpoints.iter().find(|e| e.instance == listed.instance && e.addr == listed.addr);
+fn endpoint(listed: &feed::Endpoint, health: Arc<Health>) -> Endpoint {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after 1970")]
     let since_ms = (listed.since.max(0.0) * 1000.0) as u64;
     Endpoint {
@@ -150,6 +156,6 @@ fn endpoint(listed: &feed::Endpoint, before: &Listing) -> Endpoint {
         state: listed.state,
         weight: listed.weight,
         since_ms,
-        health: known.map_or_else(Arc::default, |e| e.health.clone()),
+        health,
     }
 }

@@ -4,7 +4,7 @@
 //! it is always believed. A connection that was not accepted in time, or errors in a row, may as well say that there is too
 //! much to do: such an upstream is *ejected*, which a role puts up with only to a degree.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// First pause; doubles with each further failure up to [`PAUSE_MAX_MS`]. A refused connection is tried again soon: the
 /// usual cause is a process that is just starting or restarting.
@@ -24,6 +24,8 @@ pub(crate) struct Health {
     refused_until_ms: AtomicU64,
     /// or because it does badly.
     ejected_until_ms: AtomicU64,
+    /// No table lists the instance any more.
+    vanished: AtomicBool,
 }
 
 impl Health {
@@ -76,6 +78,15 @@ impl Health {
         if self.errors.load(Ordering::Relaxed) != 0 {
             self.errors.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// The newest table does not list the instance.
+    pub(crate) fn note_vanished(&self) {
+        self.vanished.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_vanished(&self) -> bool {
+        self.vanished.load(Ordering::Acquire)
     }
 
     fn next_pause_ms(&self) -> u64 {

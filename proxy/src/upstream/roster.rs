@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     num::NonZeroU32,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
@@ -87,30 +88,39 @@ impl Roster {
     }
 
     /// Takes a new listing. Upstreams that may still be chosen keep their idle connections, all others lose them now; one
-    /// that is ready again begins anew.
-    pub(crate) fn apply_listing(&self, listing: &Listing) {
+    /// that is ready again begins anew. True if some are listed no more that requests are under way at.
+    pub(crate) fn apply_listing(&self, listing: &Listing) -> bool {
         let mut upstreams = self.upstreams.borrow_mut();
         let before = std::mem::take(&mut *upstreams);
-        *upstreams = listing
-            .endpoints
-            .iter()
-            .map(|endpoint| {
-                let mut pools = before.iter().filter(|u| !u.pool.is_closed());
-                let known = pools.find(|u| Arc::ptr_eq(&u.endpoint.health, &endpoint.health));
-                let pool = known.map_or_else(Rc::default, |u| u.pool.clone());
-                Rc::new(Upstream { endpoint: endpoint.clone(), pool })
-            })
-            .collect();
-        for upstream in &*upstreams {
-            if upstream.endpoint.state == EndpointState::Draining {
-                upstream.pool.close();
+        let pools = before.iter().filter(|upstream| !upstream.pool.is_closed());
+        let mut pools: HashMap<_, _> =
+            pools.map(|u| (Arc::as_ptr(&u.endpoint.health), u.pool.clone())).collect();
+        let upstream = |endpoint: &Arc<Endpoint>| {
+            let pool = pools.remove(&Arc::as_ptr(&endpoint.health)).unwrap_or_default();
+            if endpoint.state == EndpointState::Draining {
+                pool.close();
             }
-        }
-        let kept = |gone: &Upstream| upstreams.iter().any(|u| Rc::ptr_eq(&u.pool, &gone.pool));
-        before.iter().filter(|gone| !kept(gone)).for_each(|gone| gone.pool.close());
+            Rc::new(Upstream { endpoint: endpoint.clone(), pool })
+        };
+        *upstreams = listing.endpoints.iter().map(upstream).collect();
+        pools.into_values().for_each(|pool| pool.close());
         if let Some(queue) = &self.queue {
             queue.wake_first();
         }
+        let health = before.iter().map(|upstream| &upstream.endpoint.health);
+        { health }.any(|health| health.has_vanished() && health.in_flight.load(Ordering::Acquire) > 0)
+    }
+
+    /// Whether the lease's upstream is listed no more while another is ready. Another worker may have noticed earlier than this one, which
+    /// would choose the same upstream again until it has.
+    pub(crate) fn has_replaced(&self, lease: &Lease) -> bool {
+        let health = &lease.upstream.endpoint.health;
+        if !health.has_vanished() {
+            return false;
+        }
+        let upstreams = self.upstreams.borrow();
+        let is_listed = upstreams.iter().any(|upstream| Arc::ptr_eq(&upstream.endpoint.health, health));
+        !is_listed && upstreams.iter().any(|upstream| upstream.endpoint.is_ready())
     }
 
     /// Chooses an upstream, or waits for one where all are at their limit; `ticket` is this request's place in the queue.

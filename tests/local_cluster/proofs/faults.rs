@@ -34,3 +34,19 @@ fn a_frozen_app_delays_nobody_but_who_is_inside_and_loses_no_request() {
     load.goes_on();
     load.assert_lossless(&format!("{pauses} pauses of an app"));
 }
+
+#[test]
+fn a_front_that_is_frozen_for_good_loses_no_request_of_those_inside_it() {
+    let cluster = Cluster::up_alone(&["--front", "2"]);
+    let pauses = short_or_long(1, 10);
+    for _ in 0..pauses {
+        let load = Load::start(cluster.addr, CLIENTS);
+        load.goes_on();
+        cluster.order("node pause frontserver2");
+        cluster.sees("proxyserver", "frontserver", 1);
+        // Each client ends with an answer, and those inside have it from the other front.
+        load.assert_lossless("a front is frozen for good");
+        cluster.order("node resume frontserver2");
+        cluster.sees("proxyserver", "frontserver", 2);
+    }
+}

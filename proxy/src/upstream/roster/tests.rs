@@ -183,9 +183,9 @@ fn no_wake_up_is_lost_between_workers() {
         let rosters: Vec<_> = (0..3)
             .map(|worker| Rc::new(Roster::new(limited(2, 20), &directory.roles()[0], worker)))
             .collect();
-        rosters
-            .iter()
-            .for_each(|roster| roster.apply_listing(&listing(&[EndpointState::Ready; 2], &healths)));
+        for roster in &rosters {
+            roster.apply_listing(&listing(&[EndpointState::Ready; 2], &healths));
+        }
         let queues = rosters.iter().map(|roster| roster.queue().unwrap().clone());
         let mut turns: Vec<Pin<Box<dyn Future<Output = ()>>>> =
             queues.map(|queue| Box::pin(async move { queue.take_turns().await }) as _).collect();
@@ -229,4 +229,22 @@ fn no_wake_up_is_lost_between_workers() {
         }
         assert!(served > 0, "seed {seed}: somebody was served after a wait");
     }
+}
+
+#[test]
+fn an_upstream_is_replaced_when_this_worker_lists_it_no_more_and_another_is_ready() {
+    let (roster, healths) = (new_roster(UpstreamRules::default()), [Arc::default(), Arc::default()]);
+    let (ready, suspect) = (EndpointState::Ready, EndpointState::Suspect);
+    roster.apply_listing(&listing(&[ready], &healths));
+    let now = Now { ms: 0, unix_ms: 0 };
+    let lease = roster.lease(Wanted { avoid: &[], key: None, now }, &mut Dice::new(1)).unwrap();
+    assert!(!roster.has_replaced(&lease));
+    healths[0].note_vanished();
+    assert!(!roster.has_replaced(&lease), "another worker was quicker to notice");
+    assert!(roster.apply_listing(&Listing::default()), "a request is under way there");
+    assert!(!roster.has_replaced(&lease), "nobody else");
+    assert!(!roster.apply_listing(&listing(&[suspect], &healths[1..])));
+    assert!(!roster.has_replaced(&lease), "nobody better");
+    roster.apply_listing(&listing(&[ready], &healths[1..]));
+    assert!(roster.has_replaced(&lease));
 }
