@@ -1,6 +1,6 @@
 //! Role tables: who serves a role right now.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,13 +50,13 @@ pub struct Endpoint {
 
 /// Everyone who serves one role, complete.
 ///
-/// An empty table says that nobody serves the role. That no table came yet says that nothing is known.
+/// An empty table says that nobody serves the role. That no table came yet says that nothing is known. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "WireTable")]
 pub struct RoleTable {
     role: Name,
     generation: u64,
-    endpoints: Vec<Endpoint>,
+    endpoints: Arc<[Endpoint]>,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +79,7 @@ impl RoleTable {
         endpoints.sort_by(|a, b| (&a.node, a.instance).cmp(&(&b.node, b.instance)));
         endpoints.dedup_by(|a, b| a.node == b.node && a.instance == b.instance);
         endpoints.truncate(ENDPOINTS_MAX);
-        Self { role, generation, endpoints }
+        Self { role, generation, endpoints: endpoints.into() }
     }
 
     /// The role that the table is of.

@@ -63,6 +63,9 @@ const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
 /// How long newcomers that know nobody else wait before they are a cluster: time for one who knows it to answer.
 const FOUNDING_PERIOD: Duration = Duration::from_secs(1);
 
+/// Effects that room is kept for. The first exchange with a large cluster makes one for each of its members, and never again.
+const EFFECTS_KEPT_COUNT: usize = 64;
+
 /// What a node is and knows when it starts.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -294,7 +297,11 @@ impl Membership {
 
     /// The next thing to do, until there is none.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            self.effects.shrink_to(EFFECTS_KEPT_COUNT);
+        }
+        effect
     }
 
     /// When [`Input::Tick`] is due at the latest.

@@ -33,6 +33,9 @@ const CONTRADICTED_MAX: usize = 16;
 /// telling anything else for seconds.
 const GOSSIPED_MAX: usize = 32;
 
+/// Members that foca is told of at once. It keeps the room that its answers to them take.
+const APPLIED_AT_ONCE: usize = 256;
+
 /// Which message of an exchange it is: who accepts hears the first and the third, who dials the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "ordinals")]
@@ -127,8 +130,13 @@ impl Membership {
         let (down, active): (Vec<_>, Vec<_>) =
             records.members.into_iter().partition(|member| member.state() == foca::State::Down);
         self.tell_contradicted(&active);
-        let outcome = self.foca.apply_many(active.into_iter(), is_told, &mut self.runtime);
-        self.note(outcome);
+        let mut active = active.into_iter().peekable();
+        while active.peek().is_some() {
+            let some = active.by_ref().take(APPLIED_AT_ONCE);
+            let outcome = self.foca.apply_many(some, is_told, &mut self.runtime);
+            self.note(outcome);
+            self.drain_runtime(now);
+        }
         for member in down {
             self.handle_down(member, now);
         }
