@@ -1,7 +1,7 @@
 //! What a node remembers of each name: the member's last state, since when, and by what evidence.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use crate::lifeline::Peer;
 
 /// Members remembered after they have gone; the one that has been gone for longest is forgotten first.
 pub(crate) const GONE_MAX: usize = 1024;
-/// Most processes remembered as forced to leave: an order is carried out within moments.
+/// Most processes remembered as forced to leave, the latest: an order is carried out within moments.
 const FORCED_MAX: usize = 256;
 
 /// One name's last state.
@@ -34,8 +34,8 @@ pub(crate) struct Stories {
     /// How it was learned that they are down; taken when the picture loses them.
     downs: BTreeMap<Peer, Evidence>,
     gone_count: usize,
-    /// Processes that an operator had forgotten.
-    forced: BTreeSet<Peer>,
+    /// Processes that an operator had forgotten, the latest last.
+    forced: VecDeque<Peer>,
     /// When the members last sent a gossip datagram.
     heard: BTreeMap<SocketAddr, Option<Duration>>,
 }
@@ -65,9 +65,10 @@ impl Stories {
 
     /// Notes that a process was forced to leave.
     pub(crate) fn note_forced(&mut self, peer: Peer) {
-        self.forced.insert(peer);
+        self.forced.retain(|forced| *forced != peer);
+        self.forced.push_back(peer);
         if self.forced.len() > FORCED_MAX {
-            self.forced.pop_first();
+            self.forced.pop_front();
         }
     }
 
@@ -89,7 +90,7 @@ impl Stories {
         let evidence = match change.state {
             MemberState::Joining | MemberState::Ready | MemberState::Draining => {
                 // It is there again, whatever was ordered.
-                self.forced.remove(&peer);
+                self.forced.retain(|forced| *forced != peer);
                 advertised
             }
             MemberState::Left if !self.forced.contains(&peer) => advertised,
@@ -174,5 +175,21 @@ mod tests {
         let told = stories.apply_change(failed, Evidence::Gossip, Duration::ZERO);
         assert_eq!(told.state, MemberState::Failed);
         assert_eq!(stories.of(&told.name).unwrap().evidence, Evidence::Lifeline);
+    }
+
+    #[test]
+    fn the_latest_forced_processes_are_remembered_up_to_the_limit() {
+        let process = |n: usize| {
+            let addr = SocketAddr::from(([10, 0, 0, 1], 7946));
+            Member { addr, instance: FORCED_MAX as u64 * 2 - n as u64, ..member(n, MemberState::Failed) }
+        };
+        let mut stories = Stories::default();
+        // The first is ordered once more, and is the latest then.
+        for n in (0..FORCED_MAX).chain([0, FORCED_MAX]) {
+            stories.note_forced(peer(&process(n)));
+        }
+        let mut told =
+            |n| stories.apply_change(process(n), Evidence::Gossip, Duration::ZERO).state == MemberState::Left;
+        assert!(!told(1) && told(2) && told(0) && told(FORCED_MAX));
     }
 }

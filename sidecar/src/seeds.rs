@@ -202,6 +202,15 @@ mod tests {
         assert_eq!(parse_answer(8, &bytes), None, "the answer to another question");
     }
 
+    #[tokio::test]
+    async fn a_name_to_join_is_looked_up_and_one_that_is_not_found_hides_no_other() {
+        let join = ["localhost:7999", "nobody.invalid", "10.0.0.1"].map(|seed| seed.parse().unwrap());
+        let seeds = Sources { join: join.into(), resolv_conf: None, zone: String::new() }.look().await;
+        let (found, other) = (SocketAddr::from(([127, 0, 0, 1], 7999)), ([10, 0, 0, 1], GOSSIP_PORT).into());
+        assert!(seeds.contains(&found) && seeds.contains(&other), "{seeds:?}");
+        assert!(seeds.iter().all(|seed| seed.ip().is_loopback() || *seed == other), "{seeds:?}");
+    }
+
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn a_resolv_conf_that_changes_gives_other_seeds_without_a_restart() {
         let dir = tempfile::tempdir().unwrap();

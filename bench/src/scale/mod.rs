@@ -7,6 +7,7 @@
 //! The simulator and the scenes are those of the tests of `sidecar`. Times are of the virtual clock; what the simulation itself takes
 //! is told apart. Beside them is the formula that memberlist's authors give for the spread of one rumour.
 
+mod memory;
 mod plot;
 mod report;
 #[path = "../../../sidecar/tests/sim/mod.rs"]
@@ -55,8 +56,9 @@ struct Size {
 /// Simulates, and writes the report after each size.
 ///
 /// # Errors
-/// A file that cannot be written. A claim that does not hold is a panic: see the scenes.
+/// More nodes than there is memory for, or a file that cannot be written. A claim that does not hold is a panic: see the scenes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    memory::check(args.nodes.iter().copied().max().unwrap_or_default())?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let mut sizes = Vec::new();
     for &nodes in &args.nodes {

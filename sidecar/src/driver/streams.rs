@@ -157,3 +157,18 @@ impl Drop for Turn {
         self.0.set(self.0.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_served_up_to_the_limit_and_another_when_one_has_ended() {
+        let streams = Rc::default();
+        let mut turns: Vec<Turn> = (0..STREAMS_MAX).map_while(|_| Turn::take(&streams)).collect();
+        assert_eq!(turns.len(), STREAMS_MAX);
+        assert!(Turn::take(&streams).is_none());
+        turns.pop();
+        assert!(Turn::take(&streams).is_some());
+    }
+}

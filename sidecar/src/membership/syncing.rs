@@ -328,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_suspected_at_the_last_incarnation_objects_under_a_renewed_identity() {
+        for (incarnation, renewal) in [(u16::MAX - 1, 0), (u16::MAX, 1)] {
+            let mut node = knowing(3);
+            let suspicion = foca::Member::new(id(1), incarnation, foca::State::Suspect);
+            let records = Records { members: vec![suspicion], ..Records::default() };
+            let packet = node.envelope.encode(Kind::Sync, &Message::Rest(records).encode());
+            node.handle_sync(&packet, SyncTurn::Third, Duration::ZERO).unwrap();
+            node.handle(crate::input::Input::Tick, Duration::from_secs(1)).unwrap();
+            assert_eq!(node.foca.identity().renewal, renewal);
+            assert_eq!(node.members().next().unwrap().instance, id(1).instance, "the same process to all");
+        }
+    }
+
+    #[test]
     fn a_message_out_of_turn_is_dropped() {
         let (mut a, mut b) = (node(1), node(2));
         let summary = a.encode_summary();
