@@ -48,8 +48,8 @@ pub(crate) enum CallError {
     ResponseTimeout,
     #[error("status {0}, expected a final one")]
     NotFinal(StatusCode),
-    #[error("it vanished from the cluster before it answered")]
-    Vanished,
+    #[error("the cluster lost it before it answered")]
+    Lost,
 }
 
 /// Why an answer ended early.

@@ -101,8 +101,8 @@ impl Front {
     }
 
     /// Asks one app after the other until one answers. An app that is slow to answer ends the search: by then the
-    /// client has waited long enough. One that vanishes meanwhile does not: a frozen one, or the other half of a cut
-    /// network, would be waited for in vain.
+    /// client has waited long enough. One that the cluster loses meanwhile does not: a frozen one, or the other half
+    /// of a cut network, would be waited for in vain.
     async fn ask_apps(&self, method: &Method) -> Result<Response<Relayed>, Refusal> {
         let role = || self.app_role.clone();
         let mut refusal = Refusal::NoneReady { role: role() };
@@ -113,7 +113,7 @@ impl Front {
             let app = Rc::clone(lease.app());
             let answer = tokio::select! {
                 answer = call::ask(lease, method, &self.greeting) => answer,
-                () = app.vanished() => Err(CallError::Vanished),
+                () = app.lost() => Err(CallError::Lost),
             };
             let error = match answer {
                 Ok(response) => return Ok(response),

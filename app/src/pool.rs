@@ -40,8 +40,8 @@ pub(crate) struct App<C> {
     in_flight: Cell<u32>,
     ejected_until: Cell<Option<Instant>>,
     idle: RefCell<Vec<C>>,
-    /// Told when a table leaves it out.
-    vanished: Notify,
+    /// Told when a table has it as a suspect, or not at all, and others as ready.
+    lost: Notify,
 }
 
 /// A request under way at an app, counted for as long as this lives.
@@ -68,8 +68,9 @@ impl<C> Pool<C> {
         let is_listed = |key: &(u64, SocketAddr)| {
             table.endpoints().iter().any(|endpoint| (endpoint.instance, endpoint.addr) == *key)
         };
-        for (_, app) in self.0.iter().filter(|(key, app)| app.in_flight.get() > 0 && !is_listed(key)) {
-            app.vanished.notify_waiters();
+        if self.0.values().any(|app| app.share.get() > 0 && !app.is_suspect.get()) {
+            let lost = self.0.iter().filter(|(key, app)| app.is_suspect.get() || !is_listed(key));
+            lost.for_each(|(_, app)| app.lost.notify_waiters());
         }
         self.0.retain(|_, app| {
             if app.share.get() == 0 {
@@ -134,7 +135,7 @@ impl<C> App<C> {
             in_flight: Cell::new(0),
             ejected_until: Cell::new(None),
             idle: RefCell::default(),
-            vanished: Notify::new(),
+            lost: Notify::new(),
         })
     }
 
@@ -143,9 +144,9 @@ impl<C> App<C> {
         self.ejected_until.set(Some(now + EJECTION));
     }
 
-    /// Waits until a table leaves the app out: what it was asked then, somebody else has to answer.
-    pub(crate) async fn vanished(&self) {
-        self.vanished.notified().await;
+    /// Waits until the app is lost and another is ready: what it was asked then, that one can answer.
+    pub(crate) async fn lost(&self) {
+        self.lost.notified().await;
     }
 
     fn is_ejected(&self, now: Instant) -> bool {

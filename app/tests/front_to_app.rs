@@ -4,7 +4,7 @@ mod support;
 
 use support::{
     accept, ask, bind, draining, hello, read_head, ready, start_app, start_app_at, start_front,
-    start_front_beside,
+    start_front_beside, suspect,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -207,17 +207,43 @@ async fn a_kept_connection_that_dies_unanswered_is_replaced_by_a_fresh_one() {
 }
 
 #[tokio::test(flavor = "local")]
-async fn what_an_app_was_asked_that_vanishes_another_answers() {
-    let (silent, silent_addr) = bind("127.0.0.1:0").await;
-    let (front, mut sidecar) = start_front().await;
-    sidecar.tell(vec![ready(1, silent_addr)]).await;
-    let request = spawn_local(ask(front.addr, "GET", "/hello"));
-    let mut at_silent = accept(&silent).await;
-    read_head(&mut at_silent).await;
+async fn what_an_app_was_asked_that_is_lost_another_answers_as_soon_as_there_is_one() {
     let other = start_app("appserver2").await;
-    sidecar.tell(vec![ready(2, other.addr)]).await;
-    assert_eq!(request.await.unwrap().body, "Hello frontserver1, I'm appserver2 !\n");
-    assert_eq!(at_silent.read(&mut [0]).await.unwrap(), 0, "nobody waits there any more");
+    for case in 0..3 {
+        let (silent, addr) = bind("127.0.0.1:0").await;
+        let (lost, other) = (suspect(1, addr), ready(2, other.addr));
+        let tables = match case {
+            0 => vec![vec![other]],
+            1 => vec![vec![lost, other]],
+            _ => vec![vec![lost], vec![], vec![other]],
+        };
+        let (front, mut sidecar) = start_front().await;
+        sidecar.tell(vec![ready(1, addr)]).await;
+        let request = spawn_local(ask(front.addr, "GET", "/hello"));
+        let mut at_silent = accept(&silent).await;
+        read_head(&mut at_silent).await;
+        for table in tables {
+            assert!(!request.is_finished());
+            sidecar.tell(table).await;
+        }
+        assert_eq!(request.await.unwrap().body, "Hello frontserver1, I'm appserver2 !\n");
+        assert_eq!(at_silent.read(&mut [0]).await.unwrap(), 0, "nobody waits there any more");
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_nobody_else_can_answer_waits_for_the_app_that_is_lost() {
+    let (frozen, addr) = bind("127.0.0.1:0").await;
+    let (front, mut sidecar) = start_front().await;
+    sidecar.tell(vec![ready(1, addr)]).await;
+    let request = spawn_local(ask(front.addr, "GET", "/hello"));
+    let mut at_frozen = accept(&frozen).await;
+    read_head(&mut at_frozen).await;
+    sidecar.tell(vec![suspect(1, addr)]).await;
+    sidecar.tell(vec![]).await;
+    sidecar.tell(vec![ready(1, addr)]).await;
+    at_frozen.write_all(HI).await.unwrap();
+    assert_eq!(request.await.unwrap().body, "hi\n");
 }
 
 #[tokio::test(flavor = "local")]

@@ -125,8 +125,7 @@ impl Worker {
         (avoid, key): (&[u64], Option<u64>),
         ticket: &mut Option<Ticket>,
     ) -> Poll<Result<Lease, Refusal>> {
-        let ms = self.deadlines.now_ms();
-        let wanted = Wanted { avoid, key, now: Now { ms, unix_ms: self.started_unix_ms + ms } };
+        let wanted = self.wanted(avoid, key);
         self.rosters[role].poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut())
     }
 
@@ -141,6 +140,21 @@ impl Worker {
         let counter = if is_granted { &self.stats.retries } else { &self.stats.retries_denied };
         counter.add(1);
         is_granted
+    }
+
+    /// Whether a request that waits can wait at another upstream instead, and the role's budget has a retry for it. It is not denied one
+    /// by this: it waits on.
+    pub(crate) fn take_move(&self, role: usize, avoid: &[u64]) -> bool {
+        let roster = &self.rosters[role];
+        let is_granted =
+            roster.has_better(self.wanted(avoid, None)) && roster.take_retry(self.deadlines.now_ms());
+        self.stats.retries.add(u64::from(is_granted));
+        is_granted
+    }
+
+    fn wanted<'a>(&self, avoid: &'a [u64], key: Option<u64>) -> Wanted<'a> {
+        let ms = self.deadlines.now_ms();
+        Wanted { avoid, key, now: Now { ms, unix_ms: self.started_unix_ms + ms } }
     }
 
     /// An upstream of a role answered.
@@ -210,8 +224,8 @@ impl Worker {
         let mut listings: watch::Receiver<_> = role.subscribe();
         loop {
             let listing = listings.borrow_and_update().clone();
-            if self.rosters[position].apply_listing(&listing) {
-                // Some of them wait for an answer that may never come.
+            self.rosters[position].apply_listing(&listing);
+            if listing.has_stranded() {
                 self.deadlines.wake_all();
             }
             role.note_applied(id, listing.version);

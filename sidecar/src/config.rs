@@ -36,7 +36,7 @@ pub struct Args {
     /// unless a seed is given here or the role is dnsserver
     #[arg(long, value_name = "ADDR", env = "CONCERTINA_JOIN", value_delimiter = ',')]
     pub join: Vec<Seed>,
-    /// The port of the role's process, at the same address [default: none]
+    /// The port of the role's process, at the same address; 0: it has none
     #[arg(long, env = "CONCERTINA_PORT", default_value_t = 0)]
     pub port: u16,
     /// How to tell that the role's process serves: `tcp`, `http:/path` or `none`

@@ -63,7 +63,8 @@ const SYNC_REPAIR_PERIOD: Duration = Duration::from_millis(200);
 /// How long newcomers that know nobody else wait before they are a cluster: time for one who knows it to answer.
 const FOUNDING_PERIOD: Duration = Duration::from_secs(1);
 
-/// Effects that room is kept for. The first exchange with a large cluster makes one for each of its members, and never again.
+/// Effects that room is kept for. The first exchange with a large cluster makes one for each of its members, as does
+/// a partition that heals, and seldom anything else.
 const EFFECTS_KEPT_COUNT: usize = 64;
 
 /// What a node is and knows when it starts.

@@ -139,6 +139,10 @@ pub(crate) fn draining(instance: u64, addr: SocketAddr) -> Endpoint {
     Endpoint { state: EndpointState::Draining, ..ready(instance, addr) }
 }
 
+pub(crate) fn suspect(instance: u64, addr: SocketAddr) -> Endpoint {
+    Endpoint { state: EndpointState::Suspect, ..ready(instance, addr) }
+}
+
 /// Reads up to the blank line that ends a head.
 pub(crate) async fn read_head(socket: &mut TcpStream) -> String {
     let mut head = Vec::new();

@@ -1,4 +1,5 @@
-//! Whether a simulation fits into memory: better to know it now than from the kernel's out-of-memory killer after an hour.
+//! Whether a simulation fits into the machine's memory: better to know it now than from the kernel's out-of-memory killer after an hour.
+//! A container's own limit is not looked at.
 
 use std::fs;
 

@@ -100,11 +100,14 @@ fn start_frozen() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
     (addr, requests)
 }
 
-/// Every worker chooses from exactly these from now on; who was in the first table is none of them.
-fn replace_all(proxy: &Proxy, upstreams: &[SocketAddr]) {
+/// Every worker chooses from this table from now on. The instances of one list are those of another by their positions.
+fn publish(proxy: &Proxy, table: &[(usize, SocketAddr, EndpointState)]) {
     let role = proxy.directory.role("app").unwrap();
-    let endpoints = upstreams.iter().enumerate().map(|(i, addr)| fixed_endpoint(100 + i, *addr)).collect();
-    let table = RoleTable::new(role.name.clone(), 2, endpoints);
+    let endpoint = |(position, addr, state): &(usize, SocketAddr, EndpointState)| Endpoint {
+        state: *state,
+        ..fixed_endpoint(*position, *addr)
+    };
+    let table = RoleTable::new(role.name.clone(), 2, table.iter().map(endpoint).collect());
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(role.apply_table(&table));
 }
 
@@ -243,25 +246,43 @@ fn a_client_that_never_pauses_does_not_hold_up_another_of_the_same_worker() {
 }
 
 #[test]
-fn what_was_asked_of_an_upstream_that_vanished_is_answered_by_another() {
+fn what_was_asked_of_an_upstream_that_is_lost_is_answered_by_another_as_soon_as_there_is_one() {
+    use EndpointState::{Ready, Suspect};
     let ((frozen, requests), live) = (start_frozen(), Upstream::start(b'b'));
-    let proxy = start(&[frozen], "--workers=1");
-    let mut client = connect(&proxy);
-    client.write_all(REQUEST).unwrap();
-    let _held = requests.recv_timeout(PATIENCE).unwrap();
-    replace_all(&proxy, &[live.addr]);
-    assert_eq!((read_status(&mut client), sum(&proxy, |stats| &stats.retries)), (200, 1));
-    proxy.stop();
+    let (lost, other) = ((0, frozen, Suspect), (1, live.addr, Ready));
+    let spare = (1, live.addr, Suspect);
+    for tables in [
+        &[&[lost, other][..]][..],
+        &[&[other]],
+        &[&[], &[other]],
+        &[&[lost], &[], &[lost, spare], &[lost, other]],
+    ] {
+        let proxy = start(&[frozen], "--workers=2");
+        let mut client = connect(&proxy);
+        client.write_all(REQUEST).unwrap();
+        let _held = requests.recv_timeout(PATIENCE).unwrap();
+        for (position, table) in tables.iter().enumerate() {
+            assert_eq!(sum(&proxy, |stats| &stats.retries), 0, "{tables:?}, before table {position}");
+            publish(&proxy, table);
+        }
+        assert_eq!(read_status(&mut client), 200, "{tables:?}");
+        assert_eq!([sum(&proxy, |s| &s.retries), sum(&proxy, |s| &s.retries_denied)], [1, 0], "{tables:?}");
+        proxy.stop();
+    }
 }
 
 #[test]
-fn what_must_not_be_sent_twice_and_what_nobody_else_can_answer_waits_for_the_upstream_that_vanished() {
+fn what_must_not_be_sent_twice_or_nobody_else_can_answer_waits_for_the_upstream_that_is_lost() {
+    use EndpointState::{Ready, Suspect};
     const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n";
     let live = Upstream::start(b'b');
-    for (request, is_begun, others) in
-        [(POST, false, &[live.addr][..]), (REQUEST, true, &[live.addr]), (REQUEST, false, &[])]
-    {
+    for (request, is_begun, state) in [
+        (POST, false, Some(Ready)),
+        (REQUEST, true, Some(Ready)),
+        (REQUEST, false, Some(Suspect)),
+        (REQUEST, false, None),
+    ] {
         let (frozen, requests) = start_frozen();
         let proxy = start(&[frozen], "--workers=1");
         let (mut client, mut other) = (connect(&proxy), connect(&proxy));
@@ -271,9 +292,11 @@ fn what_must_not_be_sent_twice_and_what_nobody_else_can_answer_waits_for_the_ups
             asked.write_all(HEAD).unwrap();
             assert_eq!(read_status(&mut client), 200);
         }
-        replace_all(&proxy, others);
+        publish(&proxy, &state.map(|state| (1, live.addr, state)).into_iter().collect::<Vec<_>>());
         other.write_all(REQUEST).unwrap();
-        assert_eq!(read_status(&mut other), if others.is_empty() { 503 } else { 200 });
+        assert_eq!(read_status(&mut other), if state.is_none() { 503 } else { 200 });
+        // It thaws: the same process, which the tables have again.
+        publish(&proxy, &[(0, frozen, Ready)]);
         if !is_begun {
             asked.write_all(HEAD).unwrap();
             assert_eq!(read_status(&mut client), 200);
@@ -281,7 +304,7 @@ fn what_must_not_be_sent_twice_and_what_nobody_else_can_answer_waits_for_the_ups
         asked.write_all(b"a").unwrap();
         let mut name = [0];
         client.read_exact(&mut name).unwrap();
-        assert_eq!((name[0], sum(&proxy, |stats| &stats.retries)), (b'a', 0), "{is_begun}, {others:?}");
+        assert_eq!((name[0], sum(&proxy, |stats| &stats.retries)), (b'a', 0), "{is_begun}, {state:?}");
         proxy.stop();
     }
 }

@@ -63,7 +63,9 @@ impl Exchange {
         if let Some(lease) = &self.lease {
             worker.note_failure(session.role, lease, failure);
         }
-        let is_safe = nothing_sent || self.may_repeat();
+        // RFC 9110 9.2.2: what is not idempotent is not sent twice, unless it is known that the first was never received; and
+        // what is, not thrice, for it may be what ends them.
+        let is_safe = nothing_sent || (self.is_repeatable() && !self.is_repeated);
         if !is_safe || self.is_last_attempt() || !worker.take_retry(session.role) {
             return self.refuse(failure.refusal(), session);
         }
@@ -71,25 +73,24 @@ impl Exchange {
         self.pick_another(worker)
     }
 
-    /// The upstream has not begun to answer, and the tables do not list it any more: another one is asked, if that is safe. What must
-    /// not be sent twice waits on, for a frozen process may thaw, and a cut network heal.
-    pub(super) fn leave_vanished(&mut self, session: &Session) -> Option<Step> {
-        let worker = &session.worker;
-        let has_vanished = worker.rosters[session.role].has_replaced(self.lease.as_ref()?);
-        let may_leave =
-            has_vanished && !self.response.is_begun && self.may_repeat() && !self.is_last_attempt();
-        if !may_leave || !worker.take_retry(session.role) {
-            return None;
+    /// The upstream has not answered, and by the tables it may never do so: another one is asked, if that is safe and somebody is there.
+    /// All else waits on, for a frozen process may thaw and a cut network heal.
+    pub(super) fn poll_leave(&mut self, session: &Session) -> Poll<Step> {
+        let is_lost = self.lease.as_ref().is_some_and(|lease| lease.upstream.endpoint.health.is_lost());
+        if !is_lost || self.response.is_begun || !self.is_repeatable() || self.is_last_attempt() {
+            return Poll::Pending;
+        }
+        let (worker, failed) = (&session.worker, &self.failed[..usize::from(self.attempts)]);
+        if !worker.take_move(session.role, failed) {
+            session.deadline.wake_at_next_tick();
+            return Poll::Pending;
         }
         self.is_repeated = true;
-        Some(self.pick_another(worker))
+        Poll::Ready(self.pick_another(worker))
     }
 
-    /// RFC 9110 9.2.2: what is not idempotent is not sent twice, unless it is known that the first was never received; and what is,
-    /// not thrice.
-    fn may_repeat(&self) -> bool {
-        let is_whole = self.request.body.is_done() && !self.request.is_streamed;
-        is_whole && self.method().is_repeatable() && !self.is_repeated
+    fn is_repeatable(&self) -> bool {
+        self.request.body.is_done() && !self.request.is_streamed && self.method().is_repeatable()
     }
 
     fn is_last_attempt(&self) -> bool {

@@ -264,10 +264,12 @@ impl Exchange {
             _ if self.is_tunnel() && !was_tunnel => self.poll_relay(context, session),
             Poll::Ready(Ok(())) if self.is_tunnel() && !request_over => Poll::Pending,
             Poll::Ready(Ok(())) => Poll::Ready(self.finish(session)),
-            Poll::Pending if request_over && !self.is_tunnel() => match self.leave_vanished(session) {
-                Some(step) => Poll::Ready(step),
-                None => self.poll_client_gone(context, session),
-            },
+            Poll::Pending if request_over && !self.is_tunnel() => {
+                match self.poll_client_gone(context, session) {
+                    Poll::Pending => self.poll_leave(session),
+                    gone => gone,
+                }
+            }
             Poll::Pending => Poll::Pending,
         }
     }

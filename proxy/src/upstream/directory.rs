@@ -31,6 +31,20 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    fn new(listed: &feed::Endpoint, health: Arc<Health>) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after 1970")]
+        let since_ms = (listed.since.max(0.0) * 1000.0) as u64;
+        Self {
+            instance: listed.instance,
+            node_hash: hash(listed.node.as_str().as_bytes()),
+            addr: listed.addr,
+            state: listed.state,
+            weight: listed.weight,
+            since_ms,
+            health,
+        }
+    }
+
     /// It may be given work at all.
     pub(crate) fn is_eligible(&self) -> bool {
         self.state != EndpointState::Draining && self.weight > 0
@@ -48,6 +62,16 @@ pub(crate) struct Listing {
     /// Grows with each publication.
     pub(crate) version: u64,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// Those that are listed no more while requests are under way there. They may be listed again: a frozen process thaws.
+    pub(super) gone: Vec<Arc<Endpoint>>,
+}
+
+impl Listing {
+    /// Whether requests wait where they may wait in vain.
+    pub(crate) fn has_stranded(&self) -> bool {
+        let is_stranded = |e: &&Arc<Endpoint>| e.health.is_lost() && e.health.is_in_use();
+        self.endpoints.iter().chain(&self.gone).any(|e| is_stranded(&e))
+    }
 }
 
 /// One role: its listing, and how far each worker has taken note of it.
@@ -92,14 +116,19 @@ impl Role {
     pub(crate) fn publish(&self, table: &RoleTable) -> u64 {
         let before = self.listing.borrow().clone();
         let version = before.version + 1;
-        let known = before.endpoints.iter().map(|e| ((e.instance, e.addr), &e.health));
+        let known = before.endpoints.iter().chain(&before.gone).map(|e| ((e.instance, e.addr), e));
         // By key, because a table may have ten thousand.
         let mut known: HashMap<_, _> = known.collect();
-        let mut health = |e: &feed::Endpoint| known.remove(&(e.instance, e.addr)).cloned();
-        let endpoints =
-            table.endpoints().iter().map(|e| Arc::new(endpoint(e, health(e).unwrap_or_default()))).collect();
-        known.into_values().for_each(|gone| gone.note_vanished());
-        self.listing.send_replace(Arc::new(Listing { version, endpoints }));
+        let mut endpoint = |listed: &feed::Endpoint| {
+            let known = known.remove(&(listed.instance, listed.addr));
+            Arc::new(Endpoint::new(listed, known.map_or_else(Arc::default, |e| e.health.clone())))
+        };
+        let endpoints: Vec<_> = table.endpoints().iter().map(&mut endpoint).collect();
+        // Before anybody chooses by the new listing: who then looks at a request that waits must see that it does so in vain.
+        endpoints.iter().for_each(|e| e.health.set_lost(e.state == EndpointState::Suspect));
+        known.values().for_each(|gone| gone.health.set_lost(true));
+        let gone = known.into_values().filter(|gone| gone.health.is_in_use()).cloned().collect();
+        self.listing.send_replace(Arc::new(Listing { version, endpoints, gone }));
         version
     }
 
@@ -143,19 +172,5 @@ impl Role {
         let listing = self.listing.borrow();
         let found = listing.endpoints.iter().find(|e| e.instance == instance);
         found.map_or(0, |e| e.health.in_flight.load(Ordering::Acquire))
-    }
-}
-
-fn endpoint(listed: &feed::Endpoint, health: Arc<Health>) -> Endpoint {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after 1970")]
-    let since_ms = (listed.since.max(0.0) * 1000.0) as u64;
-    Endpoint {
-        instance: listed.instance,
-        node_hash: hash(listed.node.as_str().as_bytes()),
-        addr: listed.addr,
-        state: listed.state,
-        weight: listed.weight,
-        since_ms,
-        health,
     }
 }

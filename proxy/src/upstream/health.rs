@@ -24,8 +24,8 @@ pub(crate) struct Health {
     refused_until_ms: AtomicU64,
     /// or because it does badly.
     ejected_until_ms: AtomicU64,
-    /// No table lists the instance any more.
-    vanished: AtomicBool,
+    /// The newest table has it as a suspect, or not at all.
+    lost: AtomicBool,
 }
 
 impl Health {
@@ -80,13 +80,18 @@ impl Health {
         }
     }
 
-    /// The newest table does not list the instance.
-    pub(crate) fn note_vanished(&self) {
-        self.vanished.store(true, Ordering::Release);
+    /// What the newest table says of it.
+    pub(crate) fn set_lost(&self, is_lost: bool) {
+        self.lost.store(is_lost, Ordering::Release);
     }
 
-    pub(crate) fn has_vanished(&self) -> bool {
-        self.vanished.load(Ordering::Acquire)
+    /// Whether requests may wait there in vain. Workers may choose by the table before for a moment.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
     }
 
     fn next_pause_ms(&self) -> u64 {

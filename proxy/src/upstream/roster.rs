@@ -88,8 +88,8 @@ impl Roster {
     }
 
     /// Takes a new listing. Upstreams that may still be chosen keep their idle connections, all others lose them now; one
-    /// that is ready again begins anew. True if some are listed no more that requests are under way at.
-    pub(crate) fn apply_listing(&self, listing: &Listing) -> bool {
+    /// that is ready again begins anew.
+    pub(crate) fn apply_listing(&self, listing: &Listing) {
         let mut upstreams = self.upstreams.borrow_mut();
         let before = std::mem::take(&mut *upstreams);
         let pools = before.iter().filter(|upstream| !upstream.pool.is_closed());
@@ -107,20 +107,22 @@ impl Roster {
         if let Some(queue) = &self.queue {
             queue.wake_first();
         }
-        let health = before.iter().map(|upstream| &upstream.endpoint.health);
-        { health }.any(|health| health.has_vanished() && health.in_flight.load(Ordering::Acquire) > 0)
     }
 
-    /// Whether the lease's upstream is listed no more while another is ready. Another worker may have noticed earlier than this one, which
-    /// would choose the same upstream again until it has.
-    pub(crate) fn has_replaced(&self, lease: &Lease) -> bool {
-        let health = &lease.upstream.endpoint.health;
-        if !health.has_vanished() {
-            return false;
-        }
-        let upstreams = self.upstreams.borrow();
-        let is_listed = upstreams.iter().any(|upstream| Arc::ptr_eq(&upstream.endpoint.health, health));
-        !is_listed && upstreams.iter().any(|upstream| upstream.endpoint.is_ready())
+    /// Whether somebody would be chosen now who is as good as any, has room, and keeps nobody waiting.
+    pub(crate) fn has_better(&self, wanted: Wanted<'_>) -> bool {
+        let in_flight_max = self.rules.upstream_connections_max.map_or(u32::MAX, NonZeroU32::get);
+        let is_better = |e: &Endpoint| {
+            let health = &e.health;
+            e.is_ready()
+                && !health.is_lost()
+                && !wanted.avoid.contains(&e.instance)
+                && !health.is_refusing(wanted.now.ms)
+                && !health.is_ejected(wanted.now.ms)
+                && health.in_flight.load(Ordering::Acquire) < in_flight_max
+        };
+        self.queue.as_ref().is_none_or(|queue| queue.waiting() == 0)
+            && self.upstreams.borrow().iter().any(|upstream| is_better(&upstream.endpoint))
     }
 
     /// Chooses an upstream, or waits for one where all are at their limit; `ticket` is this request's place in the queue.

@@ -24,7 +24,7 @@ fn listing(states: &[EndpointState], healths: &[Arc<Health>]) -> Listing {
         health: health.clone(),
     };
     let endpoints = (1..).zip(states.iter().zip(healths)).map(endpoint).map(Arc::new).collect();
-    Listing { version: 1, endpoints }
+    Listing { version: 1, endpoints, gone: Vec::new() }
 }
 
 fn new_roster(rules: UpstreamRules) -> Roster {
@@ -232,19 +232,66 @@ fn no_wake_up_is_lost_between_workers() {
 }
 
 #[test]
-fn an_upstream_is_replaced_when_this_worker_lists_it_no_more_and_another_is_ready() {
-    let (roster, healths) = (new_roster(UpstreamRules::default()), [Arc::default(), Arc::default()]);
-    let (ready, suspect) = (EndpointState::Ready, EndpointState::Suspect);
-    roster.apply_listing(&listing(&[ready], &healths));
-    let now = Now { ms: 0, unix_ms: 0 };
-    let lease = roster.lease(Wanted { avoid: &[], key: None, now }, &mut Dice::new(1)).unwrap();
-    assert!(!roster.has_replaced(&lease));
-    healths[0].note_vanished();
-    assert!(!roster.has_replaced(&lease), "another worker was quicker to notice");
-    assert!(roster.apply_listing(&Listing::default()), "a request is under way there");
-    assert!(!roster.has_replaced(&lease), "nobody else");
-    assert!(!roster.apply_listing(&listing(&[suspect], &healths[1..])));
-    assert!(!roster.has_replaced(&lease), "nobody better");
-    roster.apply_listing(&listing(&[ready], &healths[1..]));
-    assert!(roster.has_replaced(&lease));
+fn nobody_is_better_who_is_lost_spared_avoided_full_or_keeps_others_waiting() {
+    let now = Now { ms: 1000, unix_ms: 1000 };
+    let wanted = |avoid| Wanted { avoid, key: None, now };
+    let is_better = |spoil: fn(&Roster)| {
+        let roster = roster_of(1, limited(2, 20));
+        assert!(roster.has_better(wanted(&[])));
+        spoil(&roster);
+        roster.has_better(wanted(&[]))
+    };
+    assert!(is_better(|roster| endpoint(roster, 0).health.in_flight.store(1, Ordering::Relaxed)));
+    assert!(!is_better(|roster| endpoint(roster, 0).health.in_flight.store(2, Ordering::Relaxed)));
+    assert!(!is_better(|roster| endpoint(roster, 0).health.set_lost(true)));
+    assert!(!is_better(|roster| endpoint(roster, 0).health.apply_refused(1000)));
+    assert!(!is_better(|roster| endpoint(roster, 0).health.eject(1000)));
+    assert!(!is_better(|roster| roster.apply_listing(&Listing::default())));
+    let healths = [Arc::default()];
+    for state in [EndpointState::Suspect, EndpointState::Draining] {
+        let roster = new_roster(UpstreamRules::default());
+        roster.apply_listing(&listing(&[state], &healths));
+        assert!(!roster.has_better(wanted(&[])), "{state:?}");
+    }
+    let (roster, context) = (roster_of(1, limited(2, 20)), &Context::from_waker(Waker::noop()));
+    let _ticket = roster.queue().unwrap().join(context, 20).unwrap();
+    assert!(!roster.has_better(wanted(&[])), "another waits");
+    assert!(!roster_of(1, limited(2, 20)).has_better(wanted(&[1])));
+}
+
+#[test]
+fn an_instance_that_is_listed_again_is_the_same_while_requests_are_under_way_there() {
+    let directory = Directory::new(&["app".parse().unwrap()], 1);
+    let role = &directory.roles()[0];
+    let publish = |states: &[EndpointState]| {
+        let endpoint = |state: &EndpointState| feed::Endpoint {
+            node: "app1".parse().unwrap(),
+            instance: 1,
+            addr: "127.0.0.1:1".parse().unwrap(),
+            state: *state,
+            weight: 100,
+            since: 0.0,
+            gossip_port: 0,
+            tags: feed::Tags::default(),
+        };
+        let endpoints = states.iter().map(endpoint).collect();
+        role.publish(&feed::RoleTable::new(role.name.clone(), 1, endpoints));
+        role.subscribe().borrow().clone()
+    };
+    let health = |listing: &Listing| listing.endpoints[0].health.clone();
+    for in_flight in [1, 0] {
+        let first = publish(&[EndpointState::Ready]);
+        health(&first).in_flight.store(in_flight, Ordering::Relaxed);
+        assert!(!first.has_stranded());
+        assert_eq!(publish(&[EndpointState::Suspect]).has_stranded(), in_flight > 0);
+        for _ in 0..2 {
+            assert_eq!(publish(&[]).has_stranded(), in_flight > 0);
+        }
+        let again = publish(&[EndpointState::Ready]);
+        assert_eq!(Arc::ptr_eq(&health(&first), &health(&again)), in_flight > 0);
+        assert!(!health(&again).is_lost() && !again.has_stranded());
+        assert_eq!(role.in_flight(1), in_flight);
+        health(&again).in_flight.store(0, Ordering::Relaxed);
+        publish(&[]);
+    }
 }
