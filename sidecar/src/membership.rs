@@ -115,8 +115,9 @@ pub struct Membership {
     /// Whether something moved that a drain may have waited for.
     recheck_barrier: bool,
     seeds: Vec<SocketAddr>,
-    /// Members from before this start.
+    /// Members from before this start, and until when they are tried although others are there.
     former: Vec<SocketAddr>,
+    former_until: Duration,
     /// Seeds that were members at some time.
     met_seeds: BTreeSet<SocketAddr>,
     announce_at: Duration,
@@ -188,6 +189,7 @@ impl Membership {
             recheck_barrier: false,
             seeds: Vec::new(),
             former: Vec::new(),
+            former_until: Duration::ZERO,
             met_seeds: BTreeSet::new(),
             announce_at: Duration::ZERO,
             announce_pause: ANNOUNCE_PAUSE_MIN,

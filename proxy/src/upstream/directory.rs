@@ -69,8 +69,7 @@ pub(crate) struct Listing {
 impl Listing {
     /// Whether requests wait where they may wait in vain.
     pub(crate) fn has_stranded(&self) -> bool {
-        let is_stranded = |e: &&Arc<Endpoint>| e.health.is_lost() && e.health.is_in_use();
-        self.endpoints.iter().chain(&self.gone).any(|e| is_stranded(&e))
+        self.endpoints.iter().chain(&self.gone).any(|e| e.health.is_lost() && e.health.is_in_use())
     }
 }
 

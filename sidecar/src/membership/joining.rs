@@ -12,8 +12,12 @@ use crate::{effect::Effect, member_id::MemberId};
 const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Pause between announcements to the seeds for ever after: heals islands that never met.
 const REANNOUNCE_PERIOD: Duration = Duration::from_secs(15);
-/// Members from before this start that are tried at a time while alone: one that answers is enough.
+/// Members from before this start that are tried at a time: one that answers is enough.
 const FORMER_TRIED: usize = 16;
+/// How long after the start those are tried who are missing, although others are there, and how often: a cluster that starts again as a
+/// whole may find itself in pairs first. Later, they are dead, and their addresses another's.
+const FORMER_PERIOD: Duration = Duration::from_secs(60);
+const FORMER_PAUSE: Duration = Duration::from_secs(1);
 
 impl Membership {
     pub(super) fn handle_seeds(&mut self, mut seeds: Vec<SocketAddr>, now: Duration) {
@@ -35,6 +39,7 @@ impl Membership {
             self.founds_at = self.founds_at.map(|_| now + FOUNDING_PERIOD);
         }
         self.former = former;
+        self.former_until = now + FORMER_PERIOD;
         self.announce_at = now;
     }
 
@@ -42,8 +47,10 @@ impl Membership {
         if now < self.announce_at {
             return;
         }
-        let alone = self.foca.num_members() == 0;
-        let former = self.former.iter().filter(|_| alone).copied().sample(&mut self.rng, FORMER_TRIED);
+        let is_tried = self.foca.num_members() == 0 || now < self.former_until;
+        let missing = self.former.iter().filter(|addr| is_tried && self.picture.at(**addr).is_none());
+        let former = missing.copied().sample(&mut self.rng, FORMER_TRIED);
+        let is_former_missing = !former.is_empty();
         for seed in self.seeds.iter().copied().chain(former).collect::<Vec<_>>() {
             let outcome = self.foca.announce(MemberId::unknown_at(seed), &mut self.runtime);
             self.note(outcome);
@@ -51,6 +58,7 @@ impl Membership {
         let pause = match self.foca.num_members() {
             0 => self.announce_pause,
             _ if self.has_lost_a_seed() => REANNOUNCE_LOST_PERIOD,
+            _ if is_former_missing => FORMER_PAUSE,
             _ => REANNOUNCE_PERIOD,
         };
         self.announce_pause = (self.announce_pause * 2).min(ANNOUNCE_PAUSE_MAX);

@@ -72,6 +72,27 @@ fn a_whole_cluster_that_starts_again_without_a_seed_finds_itself_by_what_it_reme
 }
 
 #[test]
+fn a_whole_cluster_that_finds_itself_in_pairs_at_first_is_one_soon_after() {
+    for seed in 130..140 {
+        let mut sim = Sim::new(seed);
+        let is_cut = |a: u16, b: u16| a < b && a / 2 != b / 2;
+        let pairs =
+            (2..8).flat_map(|a| (2..8).filter(move |b| is_cut(a, *b)).map(move |b| (addr(a), addr(b))));
+        sim.cut = pairs.collect();
+        for n in 2..8 {
+            sim.start(n, &format!("app{n}"), "app");
+            sim.input(n, Input::Seeds(Vec::new()));
+            sim.input(n, Input::Rejoin((2..8).chain(100..130).map(addr).collect()));
+        }
+        sim.run(5 * SECOND);
+        assert!(sim.nodes.values().all(|node| node.ready("app").len() == 2), "pairs");
+        sim.cut.clear();
+        let took = sim.run_until(30 * SECOND, |sim| all_see(sim, 6));
+        assert!(took < 5 * SECOND, "{took:?}");
+    }
+}
+
+#[test]
 fn start_order_does_not_matter() {
     let mut sim = Sim::new(4);
     for n in 2..6 {
