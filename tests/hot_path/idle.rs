@@ -22,6 +22,9 @@ const REQUESTS_COUNT: u64 = 2500;
 /// Measurements of which the least counts, since whoever disturbs only adds.
 const MEASUREMENTS_COUNT: usize = 8;
 
+/// So often it is measured anew when it seems slow: a neighbour that takes caches and memory away goes, idle connections stay.
+const LOOKS_COUNT: usize = 6;
+
 /// Far above what two measurements of the same thing differ by, and far below what a look at each idle connection for every
 /// request would make of it.
 const SLOWDOWN_MAX: f64 = 1.5;
@@ -77,8 +80,15 @@ fn idle_connections_cost_a_kib_each_at_most_and_active_ones_nothing() {
     let before_bytes = memory_bytes(&proxy);
     let idle = connect_idle(&proxy, IDLE_COUNT);
     let each_bytes = memory_bytes(&proxy).saturating_sub(before_bytes) / IDLE_COUNT as u64;
-    let among_idle_ns = request_ns(&proxy, &mut active);
-    let slowdown = among_idle_ns as f64 / alone_ns as f64;
+    let mut among_idle_ns = u64::MAX;
+    let mut slowdown = f64::INFINITY;
+    for _ in 0..LOOKS_COUNT {
+        among_idle_ns = among_idle_ns.min(request_ns(&proxy, &mut active));
+        slowdown = among_idle_ns as f64 / alone_ns as f64;
+        if slowdown <= SLOWDOWN_MAX {
+            break;
+        }
+    }
     eprintln!(
         "{} idle connections: {each_bytes} bytes each; {alone_ns} ns a request without them, {among_idle_ns} ns with ({slowdown:.2})",
         idle.len(),
