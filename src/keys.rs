@@ -9,7 +9,7 @@ use feed::{
 };
 use sidecar::keyring::{Fingerprint, Key};
 
-use crate::ask::Target;
+use crate::{ask::Target, say::say};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum KeysCommand {
@@ -66,7 +66,7 @@ fn parse_named(text: &str) -> Result<String, String> {
 pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<ExitCode> {
     match command {
         KeysCommand::Generate => {
-            println!("{}", Key::generate().context("the system has no randomness")?.encode());
+            say!("{}", Key::generate().context("the system has no randomness")?.encode());
             Ok(ExitCode::SUCCESS)
         }
         KeysCommand::List(args) => {
@@ -106,10 +106,10 @@ async fn ask(target: Target, order: KeysOrder) -> anyhow::Result<Vec<KeysAt>> {
 async fn change(target: Target, done: &str, order: KeysOrder) -> anyhow::Result<ExitCode> {
     let members = ask(target, order).await?;
     let applied = members.iter().filter(|member| member.applied).count();
-    println!("{done} at {applied} of {} members", members.len());
+    say!("{done} at {applied} of {} members", members.len());
     for member in &members {
         if let Some(unsaved) = &member.unsaved {
-            println!("{}: not saved, a restart will not know it: {unsaved}", member.node);
+            say!("{}: not saved, a restart will not know it: {unsaved}", member.node);
         }
     }
     Ok(name_failures(&members))
@@ -125,7 +125,7 @@ fn print_keys(members: &[KeysAt]) {
         }
     }
     for (key, (held, sealing)) in counts {
-        println!("{key} at {held} of {} members, seals at {sealing}", members.len());
+        say!("{key} at {held} of {} members, seals at {sealing}", members.len());
     }
 }
 

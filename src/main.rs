@@ -5,6 +5,7 @@
 
 mod ask;
 mod keys;
+mod say;
 mod up;
 
 use std::process::ExitCode;

@@ -9,6 +9,7 @@ use feed::{
 };
 
 use super::Target;
+use crate::say::say;
 
 #[derive(clap::Args)]
 pub(crate) struct EventArgs {
@@ -27,13 +28,13 @@ pub(crate) async fn event(args: EventArgs) -> anyhow::Result<()> {
     let FromSidecar::Sent { time } = args.target.ask(question).await?.next().await? else {
         bail!("the sidecar answered something else than that the event is sent");
     };
-    println!("{} sent, time={time}", args.name);
+    say!("{} sent, time={time}", args.name);
     Ok(())
 }
 
 pub(super) fn print_event(event: &UserEvent) {
     let UserEvent { name, payload, origin, time, .. } = event;
-    println!("{:<20} event origin={origin} time={time} payload={payload:?}", name.as_str());
+    say!("{:<20} event origin={origin} time={time} payload={payload:?}", name.as_str());
 }
 
 #[derive(clap::Args)]
@@ -76,13 +77,13 @@ pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<ExitCode> {
     loop {
         let frame = answers.next().await?;
         if args.json {
-            println!("{}", serde_json::to_string(&frame)?);
+            say!("{}", serde_json::to_string(&frame)?);
         }
         match frame {
             FromSidecar::Answer(answer) if !args.json => print_answer(&answer),
             FromSidecar::Answered(tally) => {
                 if !args.json {
-                    println!("{} of {} answered", tally.answered, tally.asked);
+                    say!("{} of {} answered", tally.answered, tally.asked);
                 }
                 let all = tally.answered == tally.asked && tally.asked > 0;
                 return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -97,5 +98,5 @@ fn print_answer(answer: &Answer) {
         Outcome::Payload(text) => ("", text),
         Outcome::Error(text) => ("error: ", text),
     };
-    println!("{:<20} {:>5} ms  {word}{text}", answer.node.as_str(), answer.after_ms);
+    say!("{:<20} {:>5} ms  {word}{text}", answer.node.as_str(), answer.after_ms);
 }

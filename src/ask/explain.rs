@@ -9,6 +9,7 @@ use feed::{
 };
 
 use super::Target;
+use crate::say::say;
 
 #[derive(clap::Args)]
 pub(crate) struct ForceLeaveArgs {
@@ -24,7 +25,7 @@ pub(crate) async fn force_leave(args: ForceLeaveArgs) -> anyhow::Result<()> {
     let FromSidecar::Forgotten { name, was } = args.target.ask(question).await?.next().await? else {
         bail!("the sidecar answered something else than that the member is forgotten");
     };
-    println!("{name} is forgotten as left, was {}", was.as_str());
+    say!("{name} is forgotten as left, was {}", was.as_str());
     Ok(())
 }
 
@@ -46,7 +47,7 @@ pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
         bail!("the sidecar answered something else than an explanation");
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&explanation)?);
+        say!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
         print_explanation(&explanation);
     }
@@ -57,8 +58,8 @@ fn print_explanation(explanation: &Explanation) {
     let Explanation { by, member, since_ms, evidence, advert, heard_ms_ago, lifeline, twins, drain } =
         explanation;
     let (name, state, instance) = (&member.name, member.state.as_str(), member.instance);
-    println!("{name} is {state} to {by}, since {}: {}", ago(*since_ms), words(*evidence));
-    println!(
+    say!("{name} is {state} to {by}, since {}: {}", ago(*since_ms), words(*evidence));
+    say!(
         "  gossip {}, role {}, port {}, instance {instance}, started {}",
         member.addr,
         member.role,
@@ -66,33 +67,30 @@ fn print_explanation(explanation: &Explanation) {
         ago(instance)
     );
     if !member.tags.is_empty() {
-        println!("  tags {}", member.tags);
+        say!("  tags {}", member.tags);
     }
     match advert {
-        None => println!("  no advert"),
+        None => say!("  no advert"),
         Some(advert) => {
             let relay = advert.relay.map(|relay| format!(" by {relay}")).unwrap_or_default();
-            println!("  advert version {}: {}{relay}", advert.version, words(advert.via));
+            say!("  advert version {}: {}{relay}", advert.version, words(advert.via));
         }
     }
     match heard_ms_ago {
-        Some(ms) => println!("  last datagram {ms} ms ago"),
-        None => println!("  no datagram from it"),
+        Some(ms) => say!("  last datagram {ms} ms ago"),
+        None => say!("  no datagram from it"),
     }
-    println!("  {}", if *lifeline { "held by a lifeline from here" } else { "no lifeline from here" });
+    say!("  {}", if *lifeline { "held by a lifeline from here" } else { "no lifeline from here" });
     for twin in twins {
-        println!(
-            "  fenced: {} claims the name too, instance {}, and started earlier",
-            twin.addr, twin.instance
-        );
+        say!("  fenced: {} claims the name too, instance {}, and started earlier", twin.addr, twin.instance);
     }
     if let Some(drain) = drain {
         match drain.in_flight {
-            Some(count) => println!("  draining: {count} in flight from here"),
-            None => println!("  draining: nothing reported from here"),
+            Some(count) => say!("  draining: {count} in flight from here"),
+            None => say!("  draining: nothing reported from here"),
         }
         for name in &drain.held_up_by {
-            println!("  draining: waits for {name}");
+            say!("  draining: waits for {name}");
         }
     }
 }

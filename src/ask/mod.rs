@@ -14,7 +14,7 @@ use feed::{
     frame::{Member, Wait},
 };
 
-use crate::up;
+use crate::{say::say, up};
 
 pub(crate) use events::{EventArgs, QueryArgs, event, query};
 pub(crate) use explain::{ExplainArgs, ForceLeaveArgs, explain, force_leave};
@@ -76,7 +76,7 @@ pub(crate) async fn members(args: MembersArgs) -> anyhow::Result<()> {
         bail!("the sidecar answered something else than members");
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&members)?);
+        say!("{}", serde_json::to_string_pretty(&members)?);
     } else {
         members.iter().for_each(print_member);
     }
@@ -87,7 +87,7 @@ fn print_member(member: &Member) {
     let Member { name, role, addr, port, state, tags, .. } = member;
     let (name, addr, state) = (name.as_str(), addr.to_string(), state.as_str());
     let tags = if tags.is_empty() { String::new() } else { format!(" {tags}") };
-    println!("{name:<20} {addr:<22} {state:<9} role={role} port={port}{tags}");
+    say!("{name:<20} {addr:<22} {state:<9} role={role} port={port}{tags}");
 }
 
 #[derive(clap::Args)]
@@ -104,7 +104,7 @@ pub(crate) async fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
     loop {
         let frame = answers.next().await?;
         match frame {
-            frame if args.json => println!("{}", serde_json::to_string(&frame)?),
+            frame if args.json => say!("{}", serde_json::to_string(&frame)?),
             FromSidecar::Change(member) => print_member(&member),
             FromSidecar::Event(event) => events::print_event(&event),
             _ => {}
@@ -153,7 +153,7 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<ExitCode> {
     match tokio::time::timeout(args.timeout, waited).await {
         Ok(answer) => {
             if let FromSidecar::Waited { after_ms } = answer? {
-                println!("{} ready after {after_ms} ms", args.role);
+                say!("{} ready after {after_ms} ms", args.role);
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -175,25 +175,25 @@ pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
         bail!("the sidecar answered something else than stats");
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&stats)?);
+        say!("{}", serde_json::to_string_pretty(&stats)?);
         return Ok(());
     }
     for (direction, traffic) in [("received", stats.received), ("sent", stats.sent)] {
-        println!("{direction}.datagrams {}", traffic.datagrams);
-        println!("{direction}.datagram_bytes {}", traffic.datagram_bytes);
-        println!("{direction}.stream_packets {}", traffic.stream_packets);
-        println!("{direction}.stream_bytes {}", traffic.stream_bytes);
+        say!("{direction}.datagrams {}", traffic.datagrams);
+        say!("{direction}.datagram_bytes {}", traffic.datagram_bytes);
+        say!("{direction}.stream_packets {}", traffic.stream_packets);
+        say!("{direction}.stream_bytes {}", traffic.stream_bytes);
     }
     for (cause, count) in &stats.dropped {
-        println!("dropped.{cause} {count}");
+        say!("dropped.{cause} {count}");
     }
     for (consumer, times) in &stats.applied {
-        println!("applied.{consumer}.count {}", times.count);
-        println!("applied.{consumer}.sum_ms {}", times.sum_ms);
+        say!("applied.{consumer}.count {}", times.count);
+        say!("applied.{consumer}.sum_ms {}", times.sum_ms);
         for (bound, count) in &times.at_most_ms {
-            println!("applied.{consumer}.at_most_ms.{bound} {count}");
+            say!("applied.{consumer}.at_most_ms.{bound} {count}");
         }
-        println!("applied.{consumer}.longer {}", times.longer);
+        say!("applied.{consumer}.longer {}", times.longer);
     }
     Ok(())
 }
@@ -206,6 +206,6 @@ pub(crate) struct LeaveArgs {
 
 pub(crate) async fn leave(args: LeaveArgs) -> anyhow::Result<()> {
     args.target.ask(ToSidecar::Leave {}).await?.next().await?;
-    println!("leaving");
+    say!("leaving");
     Ok(())
 }

@@ -4,6 +4,7 @@ use anyhow::bail;
 use feed::{FromSidecar, Tag, Tags, ToSidecar};
 
 use super::Target;
+use crate::say::say;
 
 #[derive(clap::Args)]
 pub(crate) struct TagsArgs {
@@ -40,6 +41,6 @@ pub(crate) async fn tags(args: TagsArgs) -> anyhow::Result<()> {
     else {
         bail!("the sidecar answered something else than tags");
     };
-    tags.iter().for_each(|(key, value)| println!("{key}={value}"));
+    tags.iter().for_each(|(key, value)| say!("{key}={value}"));
     Ok(())
 }

@@ -28,6 +28,7 @@ use super::{
     layout::{Kind, Layout},
     probe,
 };
+use crate::say::mention;
 
 /// Longest wait for a change to be visible where it matters.
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,7 +62,7 @@ impl Cluster {
 
     /// Starts every node at once and waits until a request succeeds; false where nobody can answer one.
     pub(super) async fn start_all(&self, front: u8, app: u8) -> anyhow::Result<bool> {
-        let tell: Tell<'_> = &|line| println!("{line}");
+        let tell: Tell<'_> = &|line| mention!("{line}");
         let fronts = (1..=front).map(Kind::Front);
         let apps = (1..=app).map(Kind::App);
         for kind in [Kind::Dns, Kind::Proxy].into_iter().chain(fronts).chain(apps) {
@@ -147,7 +148,7 @@ impl Cluster {
                         && status.exit_status() != Some(0)
                         && status.terminating_signal().is_none()
                     {
-                        println!("{name} failed, see {}", self.layout.log(node.kind).display());
+                        mention!("{name} failed, see {}", self.layout.log(node.kind).display());
                     }
                 }
             }
@@ -164,7 +165,7 @@ impl Cluster {
         tokio::select! {
             outcome = self.stop_several(&all, &|_| {}) => {
                 if let Err(error) = outcome {
-                    println!("{error:#}");
+                    mention!("{error:#}");
                 }
             }
             never = self.watch() => match never {},

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::codec::Framed;
 
 use super::{Scalable, cluster::Cluster};
+use crate::say::say;
 
 /// What a running cluster can be asked to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -105,7 +106,7 @@ pub(super) async fn send(dir: &Path, order: Order) -> anyhow::Result<ExitCode> {
     connection.send(order).await?;
     while let Some(news) = connection.next().await {
         match news? {
-            News::Line(line) => println!("{line}"),
+            News::Line(line) => say!("{line}"),
             News::Done {} => return Ok(ExitCode::SUCCESS),
             News::Failed(why) => anyhow::bail!(why),
         }

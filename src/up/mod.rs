@@ -27,6 +27,8 @@ use cluster::Cluster;
 use control::Order;
 use layout::{Layout, NODES_OF_ROLE_MAX};
 
+use crate::say::mention;
+
 /// Where a local cluster lives.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Dir {
@@ -139,9 +141,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let cluster = Rc::new(Cluster::new(layout));
     let serving = async {
         if cluster.start_all(args.front, args.app).await? {
-            println!("ready {url}");
+            mention!("ready {url}");
         } else {
-            println!(
+            mention!(
                 "running, with nobody to say hello at {url}: `concertina scale front=1 app=1` adds them"
             );
         }
@@ -153,7 +155,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    println!("stopping");
+    mention!("stopping");
     cluster.stop_all().await;
     outcome
 }

@@ -1,14 +1,19 @@
 //! `concertina up`: one command, one address, and nothing left when it ends.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    process::Stdio,
+};
 
 use rustix::process::Signal;
 
 use crate::support::{
     cluster::{Cluster, launch},
     place::Place,
-    program::{Ended, concertina, run},
+    program::{Ended, Running, concertina, run},
     turns::Turn,
+    wait::until,
 };
 
 fn assert_stops(cluster: &mut Cluster, signal: Signal) {
@@ -137,4 +142,38 @@ fn an_order_to_no_cluster_fails_in_one_line_that_says_how_to_start_one() {
         assert!(ended.why().contains(place.path().to_str().unwrap()), "{order}: {ended:?}");
         assert!(ended.why().contains("concertina up"), "{order}: {ended:?}");
     }
+}
+
+#[test]
+fn an_answer_that_nobody_reads_ends_its_program_quietly_and_one_that_cannot_be_written_is_told() {
+    let mut unread = concertina(["keys", "generate"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let unread = unread.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((unread.status.code(), String::from_utf8_lossy(&unread.stderr).as_ref()), (Some(141), ""));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let full = concertina(["keys", "generate"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let why = String::from_utf8_lossy(&full.stderr);
+    assert!(full.status.code() == Some(1) && why.starts_with("error: cannot write to stdout: "), "{why}");
+}
+
+#[test]
+fn a_cluster_goes_on_when_nobody_reads_any_more_what_its_launcher_says() {
+    let (place, _turn) = (Place::new(), Turn::one());
+    let mut launcher = concertina(["up", "--listen", "127.0.0.1:0", "--dir"]);
+    launcher.arg(place.path());
+    let mut launcher = Running::start_unheard(launcher);
+    let order = |order: &str| {
+        run({
+            let mut command = concertina(order.split(' '));
+            command.arg("--dir").arg(place.path());
+            command
+        })
+    };
+    until("a cluster", || {
+        (order("wait --role frontserver --node proxyserver").code == Some(0)).then_some(())
+    });
+    assert_eq!(order("scale app=2").code, Some(0));
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.ended().code(), Some(0));
 }
