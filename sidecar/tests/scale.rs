@@ -45,7 +45,8 @@ fn a_cluster_that_starts_and_half_stops_within_a_second_agrees_soon_after() {
 fn a_cluster_that_most_have_left_is_quiet_again() {
     for nodes in sizes(&[160]) {
         // Of the first seed, all were quiet even when the dead were told of without end.
-        for seed in seeds().skip(1) {
+        let seeds = seeds();
+        for seed in seeds.start + 1..seeds.end.max(seeds.start + 2) {
             let bytes = bytes_after_most_left(nodes, seed);
             println!("{nodes} nodes, three quarters left: {bytes} bytes a node and second");
             assert!(bytes < 1500, "the dead are told of without end");
