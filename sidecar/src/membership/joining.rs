@@ -91,3 +91,24 @@ impl Membership {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{input::Input, membership::syncing::tests::knowing};
+
+    #[test]
+    fn who_is_missing_of_a_snapshot_is_tried_beside_others_until_its_time_is_over() {
+        let mut node = knowing(3);
+        let missing = SocketAddr::from(([10, 9, 9, 9], 7946));
+        node.handle(Input::Rejoin(vec![missing]), Duration::ZERO).unwrap();
+        let mut is_tried = |now| {
+            while node.poll_effect().is_some() {}
+            node.announce_at = now;
+            node.announce(now);
+            node.drain_runtime(now);
+            node.effects.iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == missing))
+        };
+        assert!(is_tried(FORMER_PERIOD - Duration::from_millis(1)) && !is_tried(FORMER_PERIOD));
+    }
+}

@@ -236,7 +236,7 @@ fn items<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::SocketAddr;
 
     use feed::{Name, Tags, frame::MemberState};
@@ -351,7 +351,7 @@ mod tests {
     }
 
     /// A node that knows the next so many, and nothing to do.
-    fn knowing(count: u16) -> Membership {
+    pub(in crate::membership) fn knowing(count: u16) -> Membership {
         let mut node = node(1);
         let ids = (2..2 + count).map(|n| foca::Member::alive(id(n)));
         node.foca.apply_many(ids, false, &mut node.runtime).unwrap();
