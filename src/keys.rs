@@ -7,9 +7,12 @@ use feed::{
     FromSidecar, ToSidecar,
     keys::{KeysAt, KeysOrder},
 };
-use sidecar::keyring::{Fingerprint, Key};
+use sidecar::wire::keyring::{Fingerprint, Key};
 
-use crate::{ask::Target, say::say};
+use crate::{
+    ask::Target,
+    say::{escaped, say},
+};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum KeysCommand {
@@ -70,18 +73,18 @@ pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         KeysCommand::List(args) => {
-            let members = ask(args.target, KeysOrder::List {}).await?;
+            let members = ask(&args.target, KeysOrder::List {}).await?;
             print_keys(&members);
             Ok(name_failures(&members))
         }
         KeysCommand::Install(args) => {
-            change(args.target, "installed", KeysOrder::Install { key: read(args.key, parse_key)? }).await
+            change(&args.target, "installed", KeysOrder::Install { key: read(args.key, parse_key)? }).await
         }
         KeysCommand::Use(args) => {
-            change(args.target, "used", KeysOrder::Use { key: read(args.key, parse_named)? }).await
+            change(&args.target, "used", KeysOrder::Use { key: read(args.key, parse_named)? }).await
         }
         KeysCommand::Remove(args) => {
-            change(args.target, "removed", KeysOrder::Remove { key: read(args.key, parse_named)? }).await
+            change(&args.target, "removed", KeysOrder::Remove { key: read(args.key, parse_named)? }).await
         }
     }
 }
@@ -96,20 +99,20 @@ fn read(key: String, parse: fn(&str) -> Result<String, String>) -> anyhow::Resul
     parse(line.trim()).map_err(anyhow::Error::msg)
 }
 
-async fn ask(target: Target, order: KeysOrder) -> anyhow::Result<Vec<KeysAt>> {
+async fn ask(target: &Target, order: KeysOrder) -> anyhow::Result<Vec<KeysAt>> {
     match target.ask(ToSidecar::Keys(order)).await?.next().await? {
         FromSidecar::Keys(members) => Ok(members),
         _ => bail!("the sidecar answered something else than keys"),
     }
 }
 
-async fn change(target: Target, done: &str, order: KeysOrder) -> anyhow::Result<ExitCode> {
+async fn change(target: &Target, done: &str, order: KeysOrder) -> anyhow::Result<ExitCode> {
     let members = ask(target, order).await?;
     let applied = members.iter().filter(|member| member.applied).count();
     say!("{done} at {applied} of {} members", members.len());
     for member in &members {
         if let Some(unsaved) = &member.unsaved {
-            say!("{}: not saved, a restart will not know it: {unsaved}", member.node);
+            say!("{}: not saved, a restart will not know it: {}", member.node, escaped(unsaved));
         }
     }
     Ok(name_failures(&members))
@@ -125,14 +128,14 @@ fn print_keys(members: &[KeysAt]) {
         }
     }
     for (key, (held, sealing)) in counts {
-        say!("{key} at {held} of {} members, seals at {sealing}", members.len());
+        say!("{} at {held} of {} members, seals at {sealing}", escaped(key), members.len());
     }
 }
 
 fn name_failures(members: &[KeysAt]) -> ExitCode {
     for member in members {
         if let Some(why) = &member.why {
-            eprintln!("{}: {why}", member.node);
+            program::stderr().insist(&format!("{}: {}", member.node, escaped(why)));
         }
     }
     if members.iter().all(|member| member.applied) { ExitCode::SUCCESS } else { ExitCode::FAILURE }

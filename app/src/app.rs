@@ -1,17 +1,29 @@
 //! The app: greets whoever is named in the path.
 
+use std::{path::PathBuf, rc::Rc};
+
 use bytes::Bytes;
-use feed::{Name, name::NAME_BYTES_MAX};
+use feed::{Name, control, name::NAME_BYTES_MAX};
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode};
 use tokio::net::TcpListener;
 
-use crate::serve;
+use crate::{serve, tally::Tally};
 
-/// Runs the app called `node` until `shutdown` is done, then finishes what is in flight.
-pub async fn serve_app_until(listener: TcpListener, node: Name, shutdown: impl Future<Output = ()>) {
+/// Runs the app called `node` until `shutdown` is done, then finishes what is in flight. `feed` is the socket of the sidecar that is told
+/// what the app has counted.
+pub async fn serve_app_until(
+    listener: TcpListener,
+    node: Name,
+    feed: PathBuf,
+    shutdown: impl Future<Output = ()>,
+) {
     let handle = move |request: Request<_>| std::future::ready(greet(&request, &node));
-    serve::serve_until(listener, handle, shutdown).await;
+    let tally = Rc::new(Tally::default());
+    tokio::select! {
+        never = control::serve_metrics(&feed, "app", || tally.document("app")) => match never {},
+        () = serve::serve_until(listener, handle, &tally, shutdown) => {}
+    }
 }
 
 fn greet<B>(request: &Request<B>, node: &Name) -> Response<Full<Bytes>> {

@@ -52,6 +52,13 @@ pub(crate) enum CallError {
     Lost,
 }
 
+impl CallError {
+    /// Nothing of the request can have come to the app: it was no attempt.
+    pub(crate) fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
+    }
+}
+
 /// Why an answer ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
@@ -67,7 +74,7 @@ pub(crate) async fn ask(
     method: &Method,
     uri: &Uri,
 ) -> Result<Response<Relayed>, CallError> {
-    let addr = lease.app().addr;
+    let addr = lease.app().id.addr;
     let idle = std::iter::from_fn(|| lease.take_idle()).find(|connection| !connection.is_closed());
     if let Some(connection) = idle {
         match exchange(connection, request(method, uri, addr)).await {

@@ -14,16 +14,16 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPEC
 #[derive(Debug, Clone, clap::Args)]
 pub struct FrontArgs {
     /// Address to listen on
-    #[arg(long, value_name = "ADDR", env = "CONCERTINA_LISTEN", default_value_t = LISTEN, value_parser = parse_addr)]
+    #[arg(long, value_name = "ADDR", default_value_t = LISTEN, value_parser = parse_addr)]
     pub listen: SocketAddr,
     /// Socket of the sidecar, which tells who the apps are
-    #[arg(long, value_name = "PATH", env = "CONCERTINA_FEED", default_value = "/run/concertina/feed.sock")]
+    #[arg(long, value_name = "PATH", default_value = "/run/concertina/feed.sock")]
     pub feed: PathBuf,
     /// Name to introduce itself with [default: the hostname]
-    #[arg(long, value_name = "NAME", env = "CONCERTINA_NODE")]
+    #[arg(long, value_name = "NAME")]
     pub node: Option<Name>,
     /// Role of the apps to ask
-    #[arg(long, value_name = "ROLE", env = "CONCERTINA_APP_ROLE", default_value = "appserver")]
+    #[arg(long, value_name = "ROLE", default_value = "appserver")]
     pub app_role: Name,
 }
 
@@ -31,10 +31,13 @@ pub struct FrontArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub struct AppArgs {
     /// Address to listen on
-    #[arg(long, value_name = "ADDR", env = "CONCERTINA_LISTEN", default_value_t = LISTEN, value_parser = parse_addr)]
+    #[arg(long, value_name = "ADDR", default_value_t = LISTEN, value_parser = parse_addr)]
     pub listen: SocketAddr,
+    /// Socket of the sidecar, which is told what was counted
+    #[arg(long, value_name = "PATH", default_value = "/run/concertina/feed.sock")]
+    pub feed: PathBuf,
     /// Name to answer with [default: the hostname]
-    #[arg(long, value_name = "NAME", env = "CONCERTINA_NODE")]
+    #[arg(long, value_name = "NAME")]
     pub node: Option<Name>,
 }
 

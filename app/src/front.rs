@@ -1,11 +1,19 @@
 //! The front: answers `GET /hello` with what an app says to it, and follows the feed to know the apps.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use feed::{
-    Name, RoleTable,
+    EndpointId, Name, RoleTable,
+    control::{self, Answer, FRONT, Question},
     follow::{Consumer, Follow},
+    report::{RoleLoad, bound_us, bucket},
 };
 use http_body_util::{Either, Full};
 use hyper::{
@@ -20,13 +28,17 @@ use tokio::{
 
 use crate::{
     call::{self, CallError, Connection, Relayed},
-    pool::Pool,
+    pool::{App, Pool},
     serve,
+    tally::Tally,
 };
 
-/// Most apps that one request is offered to. Who refuses is ejected, so that several dead apps cost a few requests
-/// an extra connect each, and the bound is what a client waits for at worst.
+/// Most apps that one request is sent to: it may be what ends them.
 const ATTEMPTS_MAX: usize = 4;
+
+/// How long a request is offered to one app after the other. Those that it could not be sent to are no attempts: when most apps die at
+/// one moment, one that lives is found among them. Who refuses is ejected, so that dead apps cost each request little.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long a front that has just started lets requests wait for its first table instead of refusing them: a
 /// sidecar answers within milliseconds.
@@ -41,9 +53,10 @@ pub async fn serve_front_until(
     app_role: Name,
     shutdown: impl Future<Output = ()>,
 ) {
-    let follow = Follow { path: feed, name: "front".into(), roles: vec![app_role.to_string()] };
+    let tally = Rc::new(Tally::default());
+    let follow = Follow { path: feed.clone(), name: "front".into(), roles: vec![app_role.to_string()] };
     let front = Front::new(node, app_role);
-    let consumer = front.clone();
+    let (consumer, front_asked) = (front.clone(), front.clone());
     let serving = async {
         // The kernel takes connections meanwhile.
         let _ = timeout(FIRST_TABLE_TIMEOUT, front.table_came.notified()).await;
@@ -51,10 +64,15 @@ pub async fn serve_front_until(
             let front = front.clone();
             async move { front.handle_request(&request).await }
         };
-        serve::serve_until(listener, handle, shutdown).await;
+        serve::serve_until(listener, handle, &tally, shutdown).await;
     };
     tokio::select! {
         never = follow.run(consumer) => match never {},
+        never = control::serve(&feed, FRONT, |question| match question {
+            Question::Metrics => Some(Answer::Done(tally.document(FRONT))),
+            Question::Load => Some(Answer::Done(front_asked.load())),
+            Question::Reload => None,
+        }) => match never {},
         () = serving => {}
     }
 }
@@ -66,6 +84,16 @@ struct Front {
     greeting: Uri,
     pool: Rc<RefCell<Pool<Connection>>>,
     table_came: Rc<Notify>,
+    told: Rc<Told>,
+}
+
+/// What clients were told.
+#[derive(Debug, Default)]
+struct Told {
+    answered: Cell<u64>,
+    errors: Cell<u64>,
+    /// How long answers took to begin.
+    times_us: RefCell<BTreeMap<u64, u64>>,
 }
 
 /// Why there is no answer of an app to relay.
@@ -80,7 +108,7 @@ enum Refusal {
 impl Front {
     fn new(node: &Name, app_role: Name) -> Self {
         let greeting = Uri::try_from(format!("/hello/{node}")).expect("a name is made of path characters");
-        Self { app_role, greeting, pool: Rc::default(), table_came: Rc::default() }
+        Self { app_role, greeting, pool: Rc::default(), table_came: Rc::default(), told: Rc::default() }
     }
 
     async fn handle_request<B>(&self, request: &Request<B>) -> Response<Either<Relayed, Full<Bytes>>> {
@@ -91,6 +119,8 @@ impl Front {
         } else {
             self.ask_apps(request.method()).await.map_err(|refusal| {
                 tracing::debug!(%refusal, "request refused");
+                self.told.answered.update(|n| n + 1);
+                self.told.errors.update(|n| n + 1);
                 refusal.into_response()
             })
         };
@@ -100,33 +130,65 @@ impl Front {
         }
     }
 
+    fn note_answer(&self, app: &App<Connection>, took: Duration, status: StatusCode) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        app.note_time(us);
+        *self.told.times_us.borrow_mut().entry(bound_us(bucket(us))).or_default() += 1;
+        self.told.answered.update(|n| n + 1);
+        if status.is_server_error() {
+            app.note_failure();
+            self.told.errors.update(|n| n + 1);
+        }
+    }
+
+    /// How much it has to do, as JSON.
+    fn load(&self) -> String {
+        let load = RoleLoad {
+            role: self.app_role.clone(),
+            queued: 0,
+            answered: self.told.answered.get(),
+            errors: self.told.errors.get(),
+            times_us: self.told.times_us.borrow().clone(),
+            endpoints: self.pool.borrow().loads(Instant::now().into_std()),
+            untold: 0,
+        };
+        // Names and numbers can all be written.
+        serde_json::to_string(&[load]).unwrap_or_default()
+    }
+
     /// Asks one app after the other until one answers. An app that is slow to answer ends the search: by then the
     /// client has waited long enough. One that the cluster loses meanwhile does not: a frozen one, or the other half
     /// of a cut network, would be waited for in vain.
     async fn ask_apps(&self, method: &Method) -> Result<Response<Relayed>, Refusal> {
         let role = || self.app_role.clone();
         let mut refusal = Refusal::NoneReady { role: role() };
-        let mut tried = Vec::new();
-        while tried.len() < ATTEMPTS_MAX {
+        let (began, mut tried, mut attempts) = (Instant::now(), BTreeSet::new(), 0);
+        while attempts < ATTEMPTS_MAX && began.elapsed() < SEARCH_TIMEOUT {
             let now = Instant::now().into_std();
             let Some(lease) = self.pool.borrow().choose(&tried, now, &mut rand::rng()) else { break };
             let app = Rc::clone(lease.app());
+            let asked = Instant::now();
             let answer = tokio::select! {
                 answer = call::ask(lease, method, &self.greeting) => answer,
                 () = app.lost() => Err(CallError::Lost),
             };
             let error = match answer {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    self.note_answer(&app, asked.elapsed(), response.status());
+                    return Ok(response);
+                }
                 Err(error) => error,
             };
-            tracing::warn!(node = %app.node, addr = %app.addr, %error, "app failed");
+            app.note_failure();
+            tracing::warn!(node = %app.node, addr = %app.id.addr, %error, "app failed");
             app.eject(Instant::now().into_std());
             let slow = matches!(error, CallError::ResponseTimeout);
+            attempts += usize::from(!error.is_unsent());
             refusal = Refusal::NoneAnswered { role: role(), node: app.node.clone(), error };
             if slow {
                 break;
             }
-            tried.push(app);
+            tried.insert(app.id);
         }
         Err(refusal)
     }
@@ -160,7 +222,7 @@ impl Consumer for Front {
         self.table_came.notify_one();
     }
 
-    fn in_flight(&self, _: &Name, instance: u64) -> u32 {
-        self.pool.borrow().in_flight(instance)
+    fn in_flight(&self, _: &Name) -> HashMap<EndpointId, u32> {
+        self.pool.borrow().in_flight()
     }
 }

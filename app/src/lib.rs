@@ -6,13 +6,13 @@
 //!             feed │ who the apps are
 //! ```
 //!
-//! They show how an ordinary program lives behind Concertina. The app knows nothing of it and only finishes what
-//! it has begun when it is told to stop; the front follows the feed to find its apps. Neither is a general proxy:
+//! They show how an ordinary program lives behind Concertina. The app knows nothing of it but whom it tells what it has counted, and
+//! finishes what it has begun when it is told to stop; the front follows the feed to find its apps. Neither is a general proxy:
 //! that is the crate `proxy`.
 //!
 //! Everything here runs on one thread and spawns local tasks: call it from a tokio `LocalRuntime` or `LocalSet`.
 //!
-//! Reading order: `config` → `serve` → `app` → `pool` → `call` → `front`.
+//! Reading order: `config` → `tally` → `serve` → `app` → `pool` → `call` → `front`.
 
 mod app;
 mod call;
@@ -20,6 +20,7 @@ mod config;
 mod front;
 mod pool;
 mod serve;
+mod tally;
 
 use std::{io, net::SocketAddr};
 
@@ -57,14 +58,15 @@ pub async fn run_app(args: AppArgs) -> anyhow::Result<()> {
     let node = config::node_or_hostname(args.node)?;
     let listener = listen(args.listen).await?;
     tracing::info!(%node, listen = %args.listen, "app listening");
-    serve_app_until(listener, node, stop).await;
+    serve_app_until(listener, node, args.feed, stop).await;
     Ok(())
 }
 
 async fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr)
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot listen on {addr}: {error}; --listen takes another address"))
+    TcpListener::bind(addr).await.map_err(|error| {
+        let advice = program::advice::on_listening(&error);
+        anyhow::anyhow!("--listen {addr}: cannot listen there: {error}; {advice}")
+    })
 }
 
 /// Takes the signals over at once; the future is done when one of them has come.

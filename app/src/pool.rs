@@ -6,13 +6,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use feed::{Endpoint, EndpointState, Name, RoleTable};
+use feed::{Endpoint, EndpointId, EndpointState, Name, RoleTable, load::Load, report::EndpointLoad};
 use rand::{Rng, RngExt as _};
 use tokio::sync::Notify;
 
@@ -23,25 +22,35 @@ const IDLE_MAX: usize = 32;
 const EJECTION: Duration = Duration::from_secs(1);
 
 /// The apps of the current table, and those before it that still have work under way.
-///
-/// The key is the instance; the address is in it because two nodes may have started in the same millisecond.
 #[derive(Debug)]
-pub(crate) struct Pool<C>(BTreeMap<(u64, SocketAddr), Rc<App<C>>>);
+pub(crate) struct Pool<C>(BTreeMap<EndpointId, Rc<App<C>>>);
 
 /// One app.
 #[derive(Debug)]
 pub(crate) struct App<C> {
     pub(crate) node: Name,
-    pub(crate) addr: SocketAddr,
+    pub(crate) id: EndpointId,
     /// Its share of the choices beside others; 0 while it is not to be chosen.
     share: Cell<u16>,
     /// It is a last resort: it failed, by what its sidecar heard.
     is_suspect: Cell<bool>,
     in_flight: Cell<u32>,
+    tally: Tally,
     ejected_until: Cell<Option<Instant>>,
     idle: RefCell<Vec<C>>,
     /// Told when a table has it as a suspect, or not at all, and others as ready.
     lost: Notify,
+}
+
+/// What has come of it so far.
+#[derive(Debug, Default)]
+struct Tally {
+    requests: Cell<u64>,
+    failures: Cell<u64>,
+    /// Answers,
+    timed: Cell<u64>,
+    /// and how long they took to begin, all together.
+    timed_us: Cell<u64>,
 }
 
 /// A request under way at an app, counted for as long as this lives.
@@ -61,15 +70,13 @@ impl<C> Pool<C> {
             app.share.set(0);
         }
         for endpoint in table.endpoints() {
-            let app = self.0.entry((endpoint.instance, endpoint.addr)).or_insert_with(|| App::new(endpoint));
+            let app = self.0.entry(endpoint.id()).or_insert_with(|| App::new(endpoint));
             app.share.set(share(endpoint));
             app.is_suspect.set(endpoint.state == EndpointState::Suspect);
         }
-        let is_listed = |key: &(u64, SocketAddr)| {
-            table.endpoints().iter().any(|endpoint| (endpoint.instance, endpoint.addr) == *key)
-        };
         if self.0.values().any(|app| app.share.get() > 0 && !app.is_suspect.get()) {
-            let lost = self.0.iter().filter(|(key, app)| app.is_suspect.get() || !is_listed(key));
+            let listed: BTreeSet<_> = table.endpoints().iter().map(Endpoint::id).collect();
+            let lost = self.0.iter().filter(|(id, app)| app.is_suspect.get() || !listed.contains(id));
             lost.for_each(|(_, app)| app.lost.notify_waiters());
         }
         self.0.retain(|_, app| {
@@ -80,26 +87,52 @@ impl<C> Pool<C> {
         });
     }
 
-    /// Requests under way at the instance.
-    pub(crate) fn in_flight(&self, instance: u64) -> u32 {
-        let same = self.0.iter().filter(|((key, _), _)| *key == instance);
-        same.map(|(_, app)| app.in_flight.get()).sum()
+    /// Requests under way, by app; who is missing has none.
+    pub(crate) fn in_flight(&self) -> HashMap<EndpointId, u32> {
+        let busy = self.0.iter().filter(|(_, app)| app.in_flight.get() > 0);
+        busy.map(|(id, app)| (*id, app.in_flight.get())).collect()
     }
 
-    /// Chooses an app that was not tried yet: of two drawn by weight the one with fewer requests under way, of
-    /// equals the first drawn. Ejected apps count only when there is no other, suspects only when there is none of these.
-    pub(crate) fn choose(&self, tried: &[Rc<App<C>>], now: Instant, rng: &mut impl Rng) -> Option<Lease<C>> {
-        let untried = self.0.values().filter(|app| !tried.iter().any(|t| Rc::ptr_eq(t, app)));
-        let rank = |app: &&Rc<App<C>>| (app.is_suspect.get(), app.is_ejected(now));
-        let mut candidates: Vec<_> = untried.filter(|app| app.share.get() > 0).collect();
-        let best = candidates.iter().map(rank).min()?;
-        candidates.retain(|app| rank(app) == best);
-        let first = draw(&mut candidates, rng)?;
-        let chosen = match draw(&mut candidates, rng) {
-            Some(second) if second.in_flight.get() < first.in_flight.get() => second,
-            _ => first,
+    /// What all of them have to do, and how it went.
+    pub(crate) fn loads(&self, now: Instant) -> Vec<EndpointLoad> {
+        let load = |app: &Rc<App<C>>| EndpointLoad {
+            node: app.node.clone(),
+            instance: app.id.instance,
+            addr: app.id.addr,
+            in_flight: app.in_flight.get(),
+            requests: app.tally.requests.get(),
+            failures: app.tally.failures.get(),
+            timed: app.tally.timed.get(),
+            timed_us: app.tally.timed_us.get(),
+            ejected: app.is_ejected(now),
+        };
+        self.0.values().map(load).collect()
+    }
+
+    /// Chooses an app that was not tried yet: of two drawn by weight the one with less under way for its weight. Ejected apps count
+    /// only when there is no other, suspects only when there is none of these.
+    pub(crate) fn choose(
+        &self,
+        tried: &BTreeSet<EndpointId>,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Option<Lease<C>> {
+        let rank = |app: &App<C>| (app.is_suspect.get(), app.is_ejected(now));
+        let untried = || self.0.values().filter(|app| app.share.get() > 0 && !tried.contains(&app.id));
+        let best_rank = untried().map(|app| rank(app)).min()?;
+        let best = || untried().filter(|app| rank(app) == best_rank);
+        let (first, second) = (draw(best, rng)?, draw(best, rng)?);
+        let is_second_chosen = second.load().is_less(first.load(), rng.random());
+        let chosen = if Rc::ptr_eq(first, second) {
+            let others = || best().filter(|app| !Rc::ptr_eq(app, first));
+            draw(others, rng).filter(|other| other.load().is_clearly_less(first.load())).unwrap_or(first)
+        } else if is_second_chosen {
+            second
+        } else {
+            first
         };
         chosen.in_flight.update(|n| n + 1);
+        chosen.tally.requests.update(|n| n + 1);
         Some(Lease(Rc::clone(chosen)))
     }
 }
@@ -112,27 +145,30 @@ fn share(endpoint: &Endpoint) -> u16 {
     }
 }
 
-/// Takes one out, with a chance in proportion to its share.
-fn draw<'a, C>(candidates: &mut Vec<&'a Rc<App<C>>>, rng: &mut impl Rng) -> Option<&'a Rc<App<C>>> {
-    let total: u64 = candidates.iter().map(|app| u64::from(app.share.get())).sum();
+/// Draws one of these, with a chance in proportion to its share.
+fn draw<'a, C: 'a, Among: Iterator<Item = &'a Rc<App<C>>>>(
+    among: impl Fn() -> Among,
+    rng: &mut impl Rng,
+) -> Option<&'a Rc<App<C>>> {
+    let total: u64 = among().map(|app| u64::from(app.share.get())).sum();
     let mut point = (total > 0).then(|| rng.random_range(0..total))?;
-    let drawn = candidates.iter().position(|app| {
+    among().find(|app| {
         let share = u64::from(app.share.get());
-        let within = point < share;
+        let is_drawn = point < share;
         point = point.saturating_sub(share);
-        within
-    })?;
-    Some(candidates.swap_remove(drawn))
+        is_drawn
+    })
 }
 
 impl<C> App<C> {
     fn new(endpoint: &Endpoint) -> Rc<Self> {
         Rc::new(Self {
             node: endpoint.node.clone(),
-            addr: endpoint.addr,
+            id: endpoint.id(),
             share: Cell::new(0),
             is_suspect: Cell::new(false),
             in_flight: Cell::new(0),
+            tally: Tally::default(),
             ejected_until: Cell::new(None),
             idle: RefCell::default(),
             lost: Notify::new(),
@@ -144,9 +180,24 @@ impl<C> App<C> {
         self.ejected_until.set(Some(now + EJECTION));
     }
 
+    /// A request failed there, or was answered by an error.
+    pub(crate) fn note_failure(&self) {
+        self.tally.failures.update(|n| n + 1);
+    }
+
+    /// An answer of the app has begun after this time.
+    pub(crate) fn note_time(&self, us: u64) {
+        self.tally.timed.update(|n| n + 1);
+        self.tally.timed_us.update(|n| n.saturating_add(us));
+    }
+
     /// Waits until the app is lost and another is ready: what it was asked then, that one can answer.
     pub(crate) async fn lost(&self) {
         self.lost.notified().await;
+    }
+
+    fn load(&self) -> Load {
+        Load { in_flight: self.in_flight.get(), share: self.share.get().into() }
     }
 
     fn is_ejected(&self, now: Instant) -> bool {
@@ -181,212 +232,4 @@ impl<C> Drop for Lease<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::{SeedableRng as _, rngs::StdRng};
-
-    struct Bench {
-        pool: Pool<&'static str>,
-        now: Instant,
-        rng: StdRng,
-    }
-
-    impl Bench {
-        fn of(endpoints: Vec<Endpoint>) -> Self {
-            let mut bench =
-                Self { pool: Pool::default(), now: Instant::now(), rng: StdRng::seed_from_u64(1) };
-            bench.apply(endpoints);
-            bench
-        }
-
-        fn apply(&mut self, endpoints: Vec<Endpoint>) {
-            self.pool.apply_table(&RoleTable::new("appserver".parse().unwrap(), 1, endpoints));
-        }
-
-        fn choose(&mut self) -> Option<Lease<&'static str>> {
-            self.choose_beside(&[])
-        }
-
-        fn choose_beside(&mut self, tried: &[Rc<App<&'static str>>]) -> Option<Lease<&'static str>> {
-            self.pool.choose(tried, self.now, &mut self.rng)
-        }
-
-        /// How often each of the ports `1..=N` is chosen when one request follows the other.
-        fn tally<const N: usize>(&mut self, rounds: usize) -> [usize; N] {
-            let mut tally = [0; N];
-            for _ in 0..rounds {
-                let port = self.choose().unwrap().app().addr.port();
-                tally[usize::from(port) - 1] += 1;
-            }
-            tally
-        }
-    }
-
-    /// An app whose instance and port are `n`.
-    fn ready(n: u16) -> Endpoint {
-        Endpoint {
-            node: format!("app{n}").parse().unwrap(),
-            instance: n.into(),
-            addr: ([127, 0, 0, 1], n).into(),
-            state: EndpointState::Ready,
-            weight: 100,
-            since: 0.0,
-            gossip_port: 0,
-            tags: feed::Tags::default(),
-        }
-    }
-
-    fn draining(n: u16) -> Endpoint {
-        Endpoint { state: EndpointState::Draining, ..ready(n) }
-    }
-
-    fn suspect(n: u16) -> Endpoint {
-        Endpoint { state: EndpointState::Suspect, ..ready(n) }
-    }
-
-    #[test]
-    fn suspects_are_chosen_where_nobody_is_ready_and_keep_their_connections() {
-        let mut bench = Bench::of(vec![ready(1)]);
-        bench.choose().unwrap().park("kept");
-        bench.apply(vec![suspect(1), ready(2)]);
-        let tally: [usize; 2] = bench.tally(100);
-        assert_eq!(tally, [0, 100]);
-        let ready = Rc::clone(bench.choose().unwrap().app());
-        ready.eject(bench.now);
-        assert_eq!(bench.choose().unwrap().app().addr.port(), 2, "one that is ejected is ready all the same");
-        let other = bench.choose_beside(&[ready]).unwrap();
-        assert_eq!((other.app().addr.port(), other.take_idle()), (1, Some("kept")));
-    }
-
-    #[test]
-    fn nobody_is_chosen_from_nobody() {
-        let idle = Endpoint { weight: 0, ..ready(1) };
-        let deaf = Endpoint { addr: ([127, 0, 0, 1], 0).into(), ..ready(2) };
-        assert!(Bench::of(vec![]).choose().is_none());
-        assert!(Bench::of(vec![idle, deaf, draining(3)]).choose().is_none());
-    }
-
-    #[test]
-    fn one_request_after_the_other_reaches_every_app_alike() {
-        let tally: [usize; 3] = Bench::of(vec![ready(1), ready(2), ready(3)]).tally(3000);
-        assert!(tally.iter().all(|n| (900..1100).contains(n)), "{tally:?}");
-    }
-
-    #[test]
-    fn a_tenth_of_the_weight_is_a_tenth_of_the_work() {
-        let light = Endpoint { weight: 10, ..ready(1) };
-        let tally: [usize; 2] = Bench::of(vec![light, ready(2)]).tally(1100);
-        assert!((70..130).contains(&tally[0]), "{tally:?}");
-    }
-
-    #[test]
-    fn of_two_the_less_busy_is_chosen() {
-        let mut bench = Bench::of(vec![ready(1), ready(2)]);
-        let busy = bench.choose().unwrap();
-        for _ in 0..20 {
-            assert_ne!(bench.choose().unwrap().app().node, busy.app().node);
-        }
-    }
-
-    #[test]
-    fn a_lease_counts_until_it_is_dropped_or_parked() {
-        let mut bench = Bench::of(vec![ready(1)]);
-        let (one, two) = (bench.choose().unwrap(), bench.choose().unwrap());
-        assert_eq!(bench.pool.in_flight(1), 2);
-        drop(one);
-        assert_eq!(bench.pool.in_flight(1), 1);
-        two.park("kept");
-        assert_eq!(bench.pool.in_flight(1), 0);
-    }
-
-    #[test]
-    fn the_connection_used_last_is_reused_first() {
-        let mut bench = Bench::of(vec![ready(1)]);
-        let (one, two) = (bench.choose().unwrap(), bench.choose().unwrap());
-        one.park("older");
-        two.park("newer");
-        let again = bench.choose().unwrap();
-        assert_eq!(
-            [again.take_idle(), again.take_idle(), again.take_idle()],
-            [Some("newer"), Some("older"), None]
-        );
-    }
-
-    #[test]
-    fn idle_connections_are_kept_up_to_the_limit() {
-        let mut bench = Bench::of(vec![ready(1)]);
-        let leases: Vec<_> = (0..=IDLE_MAX).map(|_| bench.choose().unwrap()).collect();
-        leases.into_iter().for_each(|lease| lease.park("kept"));
-        let lease = bench.choose().unwrap();
-        assert_eq!(std::iter::from_fn(|| lease.take_idle()).count(), IDLE_MAX);
-    }
-
-    #[test]
-    fn draining_ends_choices_and_idle_connections_but_not_the_count() {
-        let mut bench = Bench::of(vec![ready(1)]);
-        let (one, two) = (bench.choose().unwrap(), bench.choose().unwrap());
-        one.park("idle");
-        bench.apply(vec![draining(1)]);
-        assert!(bench.choose().is_none());
-        assert_eq!(two.take_idle(), None);
-        assert_eq!(bench.pool.in_flight(1), 1);
-        two.park("not kept");
-        assert_eq!(bench.pool.in_flight(1), 0);
-        bench.apply(vec![ready(1)]);
-        assert_eq!(bench.choose().unwrap().take_idle(), None);
-    }
-
-    #[test]
-    fn a_removed_app_that_comes_back_still_has_its_requests() {
-        let mut bench = Bench::of(vec![ready(1)]);
-        let lease = bench.choose().unwrap();
-        bench.apply(vec![]);
-        assert!(bench.choose().is_none());
-        bench.apply(vec![ready(1)]);
-        assert_eq!(bench.pool.in_flight(1), 1);
-        drop(lease);
-        bench.apply(vec![]);
-        assert!(bench.pool.0.is_empty());
-    }
-
-    #[test]
-    fn an_address_under_a_new_instance_is_a_new_app() {
-        let mut bench = Bench::of(vec![ready(1)]);
-        let old = bench.choose().unwrap();
-        old.app().eject(bench.now);
-        old.park("of the old instance");
-        bench.apply(vec![Endpoint { instance: 2, ..ready(1) }]);
-        let new = bench.choose().unwrap();
-        assert_eq!((new.take_idle(), new.app().is_ejected(bench.now)), (None, false));
-    }
-
-    #[test]
-    fn apps_that_started_in_the_same_millisecond_are_counted_as_one_and_asked_as_two() {
-        let twin = Endpoint { instance: 1, ..ready(2) };
-        let mut bench = Bench::of(vec![ready(1), twin]);
-        let (one, two) = (bench.choose().unwrap(), bench.choose().unwrap());
-        assert_ne!(one.app().addr, two.app().addr);
-        assert_eq!(bench.pool.in_flight(1), 2);
-    }
-
-    #[test]
-    fn each_app_is_tried_once() {
-        let mut bench = Bench::of(vec![ready(1), ready(2)]);
-        let one = Rc::clone(bench.choose().unwrap().app());
-        let two = Rc::clone(bench.choose_beside(&[Rc::clone(&one)]).unwrap().app());
-        assert_ne!(one.node, two.node);
-        assert!(bench.choose_beside(&[one, two]).is_none());
-    }
-
-    #[test]
-    fn an_ejected_app_is_the_last_resort_until_its_time_is_over() {
-        let mut bench = Bench::of(vec![ready(1), ready(2)]);
-        let out = Rc::clone(bench.choose().unwrap().app());
-        out.eject(bench.now);
-        let other = Rc::clone(bench.choose().unwrap().app());
-        assert_eq!(bench.tally::<2>(20)[usize::from(out.addr.port()) - 1], 0);
-        assert!(Rc::ptr_eq(bench.choose_beside(&[other]).unwrap().app(), &out));
-        bench.now += EJECTION;
-        assert_ne!(bench.tally::<2>(20)[usize::from(out.addr.port()) - 1], 0);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! What is served is the caller's: a function from request to response.
 
-use std::{convert::Infallible, error::Error, pin::pin, time::Duration};
+use std::{convert::Infallible, error::Error, pin::pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -20,6 +20,8 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+
+use crate::tally::Tally;
 
 /// How long what is in flight may take after the stop; half of what Docker grants before it kills.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,11 +42,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts and answers until `shutdown` is done. Then closes the listener, ends idle connections, tells the others
 /// to close after their answer, and returns when they have, at the latest after [`DRAIN_TIMEOUT`].
-pub(crate) async fn serve_until<H, F, B>(listener: TcpListener, handle: H, shutdown: impl Future<Output = ()>)
-where
+pub(crate) async fn serve_until<H, F, B>(
+    listener: TcpListener,
+    handle: H,
+    tally: &Rc<Tally>,
+    shutdown: impl Future<Output = ()>,
+) where
     H: Fn(Request<Incoming>) -> F + Clone + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut shutdown = pin!(shutdown);
@@ -56,7 +62,7 @@ where
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             socket = accept(&listener), if connections.len() < CONNECTIONS_MAX => {
-                connections.spawn_local(converse(socket, handle.clone(), stopping.clone()));
+                connections.spawn_local(converse(socket, handle.clone(), tally.clone(), stopping.clone()));
             }
         }
     }
@@ -80,16 +86,17 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// Serves one connection; it learns of the stop when the other end of `stopping` is dropped.
-async fn converse<H, F, B>(socket: TcpStream, handle: H, mut stopping: watch::Receiver<()>)
+async fn converse<H, F, B>(socket: TcpStream, handle: H, tally: Rc<Tally>, mut stopping: watch::Receiver<()>)
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>> + 'static,
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let service = service_fn(|request| {
+        let under_way = tally.begin();
         let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
+        async move { Ok::<_, Infallible>(under_way.answer(response.await)) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -161,6 +161,24 @@ async fn a_dead_app_costs_no_request() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn when_most_apps_die_at_once_every_request_finds_a_living_one() {
+    let bind = |_| {
+        let dead = TcpSocket::new_v4().unwrap();
+        dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        dead
+    };
+    let dead: Vec<_> = (0..29).map(bind).collect();
+    let alive = start_app("appserver30").await;
+    let (front, mut sidecar) = start_front().await;
+    let addrs = dead.iter().map(|dead| dead.local_addr().unwrap()).chain([alive.addr]);
+    sidecar.tell((1..).zip(addrs).map(|(n, addr)| ready(n, addr)).collect()).await;
+    let requests: Vec<_> = (0..20).map(|_| spawn_local(hello(front.addr))).collect();
+    for request in requests {
+        assert_eq!(request.await.unwrap(), "Hello frontserver1, I'm appserver30 !\n");
+    }
+}
+
+#[tokio::test(flavor = "local")]
 async fn when_all_apps_refuse_the_client_learns_why() {
     let dead = TcpSocket::new_v4().unwrap();
     dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -300,9 +318,15 @@ async fn a_drain_ends_at_its_limit() {
 #[tokio::test(flavor = "local")]
 async fn a_taken_port_is_one_clear_error() {
     let (_taken, addr) = bind("127.0.9.2:0").await;
-    let args = app::AppArgs { listen: addr, node: Some("appserver1".parse().unwrap()) };
+    let args = app::AppArgs {
+        listen: addr,
+        feed: "/nonexistent/feed.sock".into(),
+        node: Some("appserver1".parse().unwrap()),
+    };
     let error = app::run_app(args).await.unwrap_err().to_string();
-    for part in [&format!("cannot listen on {addr}"), "Address already in use", "--listen"] {
+    for part in
+        [&format!("--listen {addr}: cannot listen there"), "Address already in use", "choose another port"]
+    {
         assert!(error.contains(part), "{error}");
     }
 }

@@ -52,8 +52,17 @@ fn requests(criterion: &mut Criterion) {
 }
 
 fn responses(criterion: &mut Criterion) {
-    let exchanged =
-        Exchanged { to_head: false, client: Version::Http11, upgrade: false, keep_alive: true, via: None };
+    let exchanged = Exchanged {
+        to_head: false,
+        client: Version::Http11,
+        upgrade: false,
+        keep_alive: true,
+        is_rest_long: false,
+        via: None,
+        date: None,
+        fields: None,
+        cookie: None,
+    };
     let mut group = criterion.benchmark_group("response head");
     let heads = [("small", corpus::RESPONSE_SMALL), ("application", corpus::RESPONSE_APPLICATION)];
     for (name, head) in heads {

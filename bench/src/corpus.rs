@@ -78,6 +78,7 @@ pub fn table(generation: u64, count: u32) -> RoleTable {
             since: 1_763_820_000.125 + f64::from(i),
             gossip_port: 7946,
             tags: feed::Tags::default(),
+            routes: feed::Routes::default(),
         }
     };
     let role = "appserver".parse().expect("letters make a name");
@@ -109,7 +110,11 @@ mod tests {
                 client: Version::Http11,
                 upgrade: false,
                 keep_alive: true,
+                is_rest_long: false,
                 via: None,
+                date: None,
+                fields: None,
+                cookie: None,
             };
             let parsed = parse_response(&mut head.to_vec(), exchanged, &mut Pieces::default());
             let Ok(Parse::Done(parsed)) = parsed else { panic!("{parsed:?}") };

@@ -1,10 +1,10 @@
-//! The answer to one question: snapshot, question, room and randomness in, records out. No I/O.
+//! The answer to one question: zone, question, room and randomness in, records out. No I/O.
 //!
 //! The records carry the name as it was asked, so that whoever compares it with the question finds it, and so
 //! that the answer compresses.
 
 use feed::{Endpoint, EndpointState};
-use hickory_server::proto::{
+use hickory_proto::{
     op::{LowerQuery, ResponseCode},
     rr::{
         LowerName, Name as DomainName, RData, Record, RecordType,
@@ -14,7 +14,10 @@ use hickory_server::proto::{
 };
 use rand::{Rng, seq::SliceRandom};
 
-use crate::zone::{Found, Node, Zone};
+use crate::{
+    roster::Node,
+    zone::{Found, Zone},
+};
 
 /// What a record takes beside its name and its data: type, class, TTL and length (RFC 1035 section 4.1.3).
 const RECORD_FIXED_BYTES: usize = 10;
@@ -98,16 +101,17 @@ pub fn answer(zone: &Zone, query: &LowerQuery, bytes_max: usize, rng: &mut impl 
 }
 
 /// The answer where nobody else is to be asked: the name does not exist. Never a refusal: musl takes that for no
-/// answer and waits for another until its timeout.
+/// answer and waits for another until its timeout. RFC 8020: where there are names below, it does exist.
 pub fn nonexistent(zone: &Zone, name: &LowerName) -> Answer {
-    negative(zone, name, ResponseCode::NXDomain)
+    let code = if zone.has_names_below(name) { ResponseCode::NoError } else { ResponseCode::NXDomain };
+    negative(zone, name, code)
 }
 
-/// Before the sidecar has been heard, a name that is missing may well exist: the client shall ask again.
+/// Before the sidecar has told everything the client shall ask again.
 fn missing(zone: &Zone, name: &LowerName) -> Answer {
-    match zone.server {
-        Some(_) => nonexistent(zone, name),
-        None => Answer::empty(ResponseCode::ServFail),
+    match zone.complete {
+        true => negative(zone, name, ResponseCode::NXDomain),
+        false => Answer::empty(ResponseCode::ServFail),
     }
 }
 
@@ -214,7 +218,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use feed::Tags;
-    use hickory_server::proto::op::Query;
+    use hickory_proto::op::Query;
     use rand::{SeedableRng, rngs::StdRng};
 
     use super::*;
@@ -293,10 +297,31 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_not_to_exist_before_the_sidecar_was_heard() {
-        let mut unheard = zone(&[]);
-        unheard.server = None;
-        assert_eq!(ask(&unheard, "app.", RecordType::A).code, ResponseCode::ServFail);
+    fn nothing_is_said_not_to_exist_before_everything_was_told() {
+        let mut partial = zone(&[("app", &[endpoint("app1", 1, "10.0.0.1:80")])]);
+        partial.complete = false;
+        assert_eq!(ask(&partial, "app.", RecordType::A).answers.len(), 1);
+        for name in
+            ["web.", "web.concertina.internal.", "_web._tcp.", "web.service.", "2.0.0.10.in-addr.arpa."]
+        {
+            assert_eq!(ask(&partial, name, RecordType::A).code, ResponseCode::ServFail, "{name}");
+        }
+        assert_eq!(ask_within(&partial, "example.com.", RecordType::A, PLENTY), None);
+    }
+
+    #[test]
+    fn names_above_ours_exist_where_nobody_else_is_asked() {
+        let zone = small_zone();
+        for (name, expected) in [
+            (".", ResponseCode::NoError),
+            ("arpa.", ResponseCode::NoError),
+            ("in-addr.arpa.", ResponseCode::NoError),
+            ("1.in-addr.arpa.", ResponseCode::NXDomain),
+            ("com.", ResponseCode::NXDomain),
+        ] {
+            let answer = nonexistent(&zone, &crate::zone::tests::lower(name));
+            assert_eq!((answer.code, answer.authorities.len()), (expected, 1), "{name}");
+        }
     }
 
     #[test]
@@ -348,7 +373,7 @@ mod tests {
         let RData::SOA(soa) = &ask(&zone, "concertina.internal.", RecordType::SOA).answers[0].data else {
             panic!("a SOA")
         };
-        assert_eq!(soa.serial, 7);
+        assert_eq!(soa.serial, 3, "one for each table");
     }
 
     #[test]

@@ -1,63 +1,50 @@
-//! The feed's end: keeps the tables of all roles and swaps in a new snapshot of the zone when one changes.
+//! The feed's end: what the sidecar tells goes into the zone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
-use arc_swap::ArcSwap;
-use feed::{Name, RoleTable, follow::Consumer, frame::SidecarHello};
+use feed::{EndpointId, Name, RoleTable, follow::Consumer, frame::SidecarHello};
 
-use crate::zone::{Settings, Zone};
+use crate::zone::Zone;
 
-/// The snapshot that is answered from, replaced as a whole.
-pub type CurrentZone = Arc<ArcSwap<Zone>>;
+/// The zone, which the feed changes while questions are answered from it.
+#[derive(Debug, Clone)]
+pub struct SharedZone(Arc<RwLock<Zone>>);
 
-/// Turns tables into snapshots.
-#[derive(Debug)]
-pub struct Follower {
-    settings: Settings,
-    current: CurrentZone,
-    server: Option<Name>,
-    tables: BTreeMap<Name, RoleTable>,
-    serial: u32,
-}
-
-impl Follower {
-    /// A follower that knows nothing yet.
-    pub fn new(settings: Settings) -> Self {
-        let empty = Zone::new(settings.clone(), None, 0, std::iter::empty());
-        Self {
-            settings,
-            current: Arc::new(ArcSwap::from_pointee(empty)),
-            server: None,
-            tables: BTreeMap::new(),
-            serial: 0,
-        }
+impl SharedZone {
+    /// Shares a zone.
+    pub fn new(zone: Zone) -> Self {
+        Self(Arc::new(RwLock::new(zone)))
     }
 
-    /// Where the snapshots appear.
-    pub fn current(&self) -> CurrentZone {
-        Arc::clone(&self.current)
+    /// For an answer. No change happens while one is made, so it is of one moment.
+    pub fn read(&self) -> RwLockReadGuard<'_, Zone> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn swap(&mut self) {
-        self.serial = self.serial.wrapping_add(1);
-        let zone = Zone::new(self.settings.clone(), self.server.clone(), self.serial, self.tables.values());
-        self.current.store(Arc::new(zone));
+    /// For a change.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Zone> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Consumer for Follower {
+impl Consumer for SharedZone {
     fn handle_hello(&mut self, hello: &SidecarHello) {
-        self.server = Some(hello.node.clone());
-        self.swap();
+        self.write().server = Some(hello.node.clone());
+    }
+
+    fn handle_synced(&mut self) {
+        self.write().complete = true;
     }
 
     async fn apply_table(&mut self, table: &RoleTable) {
-        self.tables.insert(table.role().clone(), table.clone());
-        self.swap();
+        self.write().apply_table(table);
     }
 
     /// An answer is complete as soon as it is sent.
-    fn in_flight(&self, _: &Name, _: u64) -> u32 {
-        0
+    fn in_flight(&self, _: &Name) -> HashMap<EndpointId, u32> {
+        HashMap::new()
     }
 }

@@ -1,191 +1,159 @@
-//! Other people's names: asks the configured name servers and brings back what they say.
+//! Other people's names: asks name servers and brings back what they say.
 //!
 //! A question is asked anew, with its own id and source port, over the transport that the client used: an answer
-//! that is too long for UDP comes back truncated, and the client's retry over TCP is forwarded over TCP. Two
-//! servers are asked at once and the first good answer counts. Nothing is cached.
+//! that is too long for UDP comes back truncated, and the client's retry over TCP is forwarded over TCP. The first
+//! answer that says something counts. Nothing is cached.
 
 use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use hickory_server::proto::{
-    ProtoError,
-    op::{Message, MessageType, ResponseCode},
-};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use hickory_proto::op::ResponseCode;
+use ipnet::IpNet;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
-    sync::Semaphore,
-    task::JoinSet,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-/// Questions under way at once. Each holds up to `RACERS * ROUNDS.len()` sockets, which leaves room below the
-/// usual limit of 1024 open files; who comes when all are taken is told to try later.
-const FORWARDS_MAX: usize = 100;
+use crate::{
+    exchange::{ExchangeError, Question, Reply, exchange},
+    request::Transport,
+    upstreams::{Servers, Upstreams},
+};
 
-/// Servers asked at the same time.
-const RACERS: usize = 2;
+/// Questions under way at once. Each holds up to six sockets, which leaves room below the usual limit of 1024 open
+/// files; who comes when all are taken is told to try later. It also ends a loop of forwarders that nobody noticed.
+const FORWARDS_MAX: usize = 100;
 
 /// How long each round of asking waits before the next begins, the earlier questions staying open. Most answers
 /// arrive within 400 ms; after 4 s in all the client is about to give up, which glibc and musl do after 5 s.
 const ROUNDS: [Duration; 3] =
     [Duration::from_millis(400), Duration::from_millis(1200), Duration::from_millis(2400)];
 
-/// How the client asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// Datagrams.
-    Udp,
-    /// A stream, each message preceded by its length.
-    Tcp,
-}
-
-/// Why a server's answer cannot be used.
-#[derive(Debug, thiserror::Error)]
-enum ForwardError {
-    #[error("socket: {0}")]
-    Io(#[from] io::Error),
-    #[error("message: {0}")]
-    Proto(#[from] ProtoError),
-    #[error("the answer does not belong to the question")]
-    Mismatch,
-    #[error("answered {0}")]
-    Refused(ResponseCode),
-}
-
-/// The name servers to ask.
+/// Asks other name servers for those who may.
 #[derive(Debug)]
 pub struct Forwarder {
-    upstreams: Vec<SocketAddr>,
-    slots: Semaphore,
+    upstreams: Upstreams,
+    sources: Vec<IpNet>,
+    slots: Arc<Semaphore>,
+}
+
+/// Whether a client's question is asked of others.
+#[derive(Debug)]
+pub enum Admission {
+    /// There is nobody to ask.
+    Nobody,
+    /// The client is told this.
+    Denied(ResponseCode),
+    /// It is.
+    Granted(Asking),
+}
+
+/// The right to ask one question.
+#[derive(Debug)]
+pub struct Asking {
+    servers: Arc<Servers>,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Forwarder {
-    /// A forwarder to these servers; None when there are none.
-    pub fn new(upstreams: Vec<SocketAddr>) -> Option<Self> {
-        (!upstreams.is_empty()).then(|| Self { upstreams, slots: Semaphore::new(FORWARDS_MAX) })
+    /// A forwarder to these servers for clients in these networks.
+    pub fn new(upstreams: Upstreams, sources: Vec<IpNet>) -> Self {
+        Self { upstreams, sources, slots: Arc::new(Semaphore::new(FORWARDS_MAX)) }
     }
 
-    /// Asks until a server says that the name exists or does not, or all fail, or time is up.
-    pub async fn ask(&self, question: Message, transport: Transport) -> Option<Message> {
-        let Ok(_slot) = self.slots.try_acquire() else {
-            tracing::debug!("{FORWARDS_MAX} questions under way, one more not forwarded");
-            return None;
-        };
-        let question = Arc::new(question);
-        let mut upstreams = self.upstreams.iter().copied().cycle();
-        let mut asked = JoinSet::new();
-        let mut refused = false;
-        for round in ROUNDS {
-            for upstream in upstreams.by_ref().take(RACERS.min(self.upstreams.len())) {
-                asked.spawn(exchange(upstream, Arc::clone(&question), transport));
+    /// Decides about a client.
+    pub fn admit(&self, source: IpAddr) -> Admission {
+        let servers = self.upstreams.servers(Instant::now());
+        if servers.addrs.is_empty() {
+            return Admission::Nobody;
+        }
+        // An open resolver is a tool of attackers (RFC 5358).
+        if !self.sources.iter().any(|net| net.contains(&source)) {
+            return Admission::Denied(ResponseCode::Refused);
+        }
+        // Two dnsservers may have each other in their resolv.conf: the question would go on between them for ever.
+        if servers.asked.contains(&source) {
+            tracing::debug!(%source, "not asked for a server that would be asked");
+            return Admission::Denied(ResponseCode::ServFail);
+        }
+        match Arc::clone(&self.slots).try_acquire_owned() {
+            Ok(slot) => Admission::Granted(Asking { servers, _slot: slot }),
+            Err(_) => {
+                tracing::debug!("{FORWARDS_MAX} questions under way, one more not forwarded");
+                Admission::Denied(ResponseCode::ServFail)
             }
-            if let Ok(Some(reply)) = timeout(round, first_good(&mut asked, &mut refused)).await {
-                return Some(reply);
+        }
+    }
+}
+
+impl Asking {
+    /// Asks until a server says that the name exists or does not, or all fail, or time is up.
+    ///
+    /// # Errors
+    /// What the client is to be told.
+    pub(crate) async fn ask(self, question: &Question, transport: Transport) -> Result<Reply, ResponseCode> {
+        let Servers { addrs, racers, .. } = &*self.servers;
+        let mut next = addrs.iter().cycle();
+        let mut asked = FuturesUnordered::new();
+        let mut asked_count = 0;
+        let mut refusal = None;
+        for round in ROUNDS {
+            for server in next.by_ref().take(addrs.len().min(*racers)) {
+                asked.push(exchange(*server, question, transport));
+                asked_count += 1;
+            }
+            if let Ok(Some(reply)) = timeout(round, first_good(&mut asked, &mut refusal)).await {
+                return Ok(reply);
             }
             // A server that is there and does not want to would not want to later.
-            if refused {
+            if refusal.is_some() && asked_count >= addrs.len() {
                 break;
             }
         }
-        None
+        match refusal {
+            Some(code @ (ResponseCode::FormErr | ResponseCode::NotImp)) => Err(code),
+            _ => Err(ResponseCode::ServFail),
+        }
     }
 }
 
 /// The first answer that says something; None when nobody who was asked has one.
 async fn first_good(
-    asked: &mut JoinSet<Result<Message, ForwardError>>,
-    refused: &mut bool,
-) -> Option<Message> {
-    while let Some(ended) = asked.join_next().await {
+    asked: &mut FuturesUnordered<impl Future<Output = Result<Reply, ExchangeError>>>,
+    refusal: &mut Option<ResponseCode>,
+) -> Option<Reply> {
+    while let Some(ended) = asked.next().await {
         match ended {
-            Ok(Ok(reply)) => return Some(reply),
-            Ok(Err(error)) => {
+            Ok(reply) => return Some(reply),
+            Err(error) => {
                 tracing::debug!(%error, "name server of no help");
-                *refused |= matches!(error, ForwardError::Refused(_));
+                if let ExchangeError::Refused(code) = error {
+                    *refusal = Some(code);
+                }
             }
-            Err(error) => tracing::error!(%error, "forwarding failed"),
         }
     }
     None
 }
 
-async fn exchange(
-    upstream: SocketAddr,
-    question: Arc<Message>,
-    transport: Transport,
-) -> Result<Message, ForwardError> {
-    let mut question = Message::clone(&question);
-    // RFC 5452 section 9.2: an id and a port that nobody can guess.
-    question.metadata.id = rand::random();
-    let bytes = question.to_vec()?;
-    let reply = match transport {
-        Transport::Udp => ask_over_udp(upstream, &bytes, &question).await?,
-        Transport::Tcp => ask_over_tcp(upstream, &bytes, &question).await?,
-    };
-    match reply.metadata.response_code {
-        ResponseCode::NoError | ResponseCode::NXDomain => Ok(reply),
-        code => Err(ForwardError::Refused(code)),
-    }
-}
-
-async fn ask_over_udp(
-    upstream: SocketAddr,
-    bytes: &[u8],
-    question: &Message,
-) -> Result<Message, ForwardError> {
-    let local: SocketAddr = match upstream {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(local).await?;
-    socket.connect(upstream).await?;
-    socket.send(bytes).await?;
-    let mut reply = vec![0; usize::from(question.max_payload())];
-    loop {
-        let length = socket.recv(&mut reply).await?;
-        // Anything else is a late answer or a forgery; the right one may still come.
-        if let Some(reply) = parse_reply(&reply[..length], question) {
-            return Ok(reply);
-        }
-    }
-}
-
-async fn ask_over_tcp(
-    upstream: SocketAddr,
-    bytes: &[u8],
-    question: &Message,
-) -> Result<Message, ForwardError> {
-    let length = u16::try_from(bytes.len()).map_err(|_| ProtoError::Message("question over 64 KiB"))?;
-    let mut stream = TcpStream::connect(upstream).await?;
-    stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
-    let mut reply = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut reply).await?;
-    parse_reply(&reply, question).ok_or(ForwardError::Mismatch)
-}
-
-/// The reply, if it answers the question (RFC 5452 section 9.1).
-fn parse_reply(bytes: &[u8], question: &Message) -> Option<Message> {
-    let reply = Message::from_vec(bytes).ok()?;
-    let belongs = reply.metadata.message_type == MessageType::Response
-        && reply.metadata.id == question.metadata.id
-        && reply.queries == question.queries;
-    belongs.then_some(reply)
-}
-
 #[cfg(test)]
 mod tests {
-    use hickory_server::proto::{
-        op::Query,
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use hickory_proto::{
+        op::{Edns, Message, MessageType, Query},
         rr::{Name as DomainName, RData, Record, RecordType},
     };
-    use tokio::time::Instant;
+    use tokio::{net::UdpSocket, time::Instant};
 
     use super::*;
+    use crate::upstreams::Upstream;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn question(name: &str) -> Message {
         let mut question = Message::query();
@@ -216,15 +184,26 @@ mod tests {
         addr
     }
 
-    async fn ask(upstreams: Vec<SocketAddr>) -> Option<Message> {
-        Forwarder::new(upstreams).unwrap().ask(question("example.com."), Transport::Udp).await
+    fn forwarder(servers: &[SocketAddr]) -> Forwarder {
+        let upstreams = servers.iter().copied().map(Upstream::Server).collect();
+        Forwarder::new(Upstreams::new(upstreams, vec![]), vec!["127.0.0.0/8".parse().unwrap()])
+    }
+
+    async fn ask_question(forwarder: &Forwarder, question: Message) -> Result<Message, ResponseCode> {
+        let Admission::Granted(asking) = forwarder.admit(CLIENT) else { return Err(ResponseCode::Refused) };
+        let reply = asking.ask(&Question::new(question).unwrap(), Transport::Udp).await?;
+        Ok(Message::from_vec(&reply.into_bytes(1)).unwrap())
+    }
+
+    async fn ask(servers: &[SocketAddr]) -> Result<Message, ResponseCode> {
+        ask_question(&forwarder(servers), question("example.com.")).await
     }
 
     #[tokio::test]
     async fn the_first_good_answer_counts() {
         let refusing = upstream(|bytes| vec![reply_to(bytes, ResponseCode::Refused)]).await;
         let willing = upstream(|bytes| vec![reply_to(bytes, ResponseCode::NoError)]).await;
-        assert_eq!(ask(vec![refusing, willing]).await.unwrap().answers.len(), 1);
+        assert_eq!(ask(&[refusing, willing]).await.unwrap().answers.len(), 1);
     }
 
     #[tokio::test]
@@ -240,22 +219,58 @@ mod tests {
             vec![other_id, other_name, no_reply, honest]
         })
         .await;
-        assert_eq!(ask(vec![forging]).await.unwrap().metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(ask(&[forging]).await.unwrap().metadata.response_code, ResponseCode::NXDomain);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_know_edns_is_asked_without() {
+        for code in [ResponseCode::FormErr, ResponseCode::NotImp] {
+            for bare in [false, true] {
+                let old = upstream(move |bytes| {
+                    let known = Message::from_vec(bytes).unwrap().edns.is_none();
+                    let mut reply = reply_to(bytes, if known { ResponseCode::NoError } else { code });
+                    if bare && !known {
+                        (reply.queries, reply.answers, reply.edns) = (vec![], vec![], None);
+                    }
+                    vec![reply]
+                })
+                .await;
+                let mut offering = question("example.com.");
+                offering.set_edns(Edns::new());
+                let reply = ask_question(&forwarder(&[old]), offering).await.unwrap();
+                assert_eq!((reply.answers.len(), reply.edns), (1, None), "{code} {bare}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_server_understands_is_said_to_be_so() {
+        for (code, expected) in [
+            (ResponseCode::FormErr, ResponseCode::FormErr),
+            (ResponseCode::NotImp, ResponseCode::NotImp),
+            (ResponseCode::Refused, ResponseCode::ServFail),
+        ] {
+            let declining = upstream(move |bytes| vec![reply_to(bytes, code)]).await;
+            assert_eq!(ask(&[declining]).await, Err(expected));
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn servers_that_say_nothing_are_given_up_after_four_seconds() {
         let silent = upstream(|_| vec![]).await;
         let before = Instant::now();
-        assert_eq!(ask(vec![silent, silent]).await, None);
+        assert_eq!(ask(&[silent, silent]).await, Err(ResponseCode::ServFail));
         assert_eq!(before.elapsed().as_secs(), 4);
     }
 
     #[tokio::test]
-    async fn the_third_server_is_asked_when_the_first_two_say_nothing() {
+    async fn the_third_server_is_asked_when_the_first_two_say_nothing_or_refuse() {
         let silent = upstream(|_| vec![]).await;
+        let refusing = upstream(|bytes| vec![reply_to(bytes, ResponseCode::Refused)]).await;
         let willing = upstream(|bytes| vec![reply_to(bytes, ResponseCode::NoError)]).await;
-        assert!(ask(vec![silent, silent, willing]).await.is_some());
+        for unhelpful in [silent, refusing] {
+            assert!(ask(&[unhelpful, unhelpful, willing]).await.is_ok());
+        }
     }
 
     #[tokio::test]
@@ -263,21 +278,33 @@ mod tests {
         let silent = upstream(|_| vec![]).await;
         let refusing = upstream(|bytes| vec![reply_to(bytes, ResponseCode::ServFail)]).await;
         let before = Instant::now();
-        assert_eq!(ask(vec![refusing, silent]).await, None);
+        assert_eq!(ask(&[refusing, silent]).await, Err(ResponseCode::ServFail));
         assert!(before.elapsed() < ROUNDS.iter().sum::<Duration>());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn questions_over_the_limit_fail_at_once() {
-        let silent = upstream(|_| vec![]).await;
-        let forwarder = Arc::new(Forwarder::new(vec![silent]).unwrap());
-        let mut waiting = JoinSet::new();
-        for _ in 0..=FORWARDS_MAX {
-            let forwarder = Arc::clone(&forwarder);
-            waiting.spawn(async move { forwarder.ask(question("example.com."), Transport::Udp).await });
-        }
-        let before = Instant::now();
-        assert!(waiting.join_next().await.unwrap().unwrap().is_none());
-        assert!(before.elapsed() < Duration::from_secs(1));
+    #[test]
+    fn questions_over_the_limit_are_told_to_come_later() {
+        let forwarder = forwarder(&["127.0.0.1:53".parse().unwrap()]);
+        let mut under_way: Vec<Admission> = (0..FORWARDS_MAX).map(|_| forwarder.admit(CLIENT)).collect();
+        assert!(under_way.iter().all(|admission| matches!(admission, Admission::Granted(_))));
+        assert!(matches!(forwarder.admit(CLIENT), Admission::Denied(ResponseCode::ServFail)));
+        under_way.pop();
+        assert!(matches!(forwarder.admit(CLIENT), Admission::Granted(_)));
+    }
+
+    #[test]
+    fn strangers_are_refused_and_who_would_be_asked_is_not_asked_for() {
+        let forwarder = Forwarder::new(
+            Upstreams::new(vec!["10.0.0.2".parse().unwrap(), "127.0.0.1".parse().unwrap()], vec![]),
+            vec!["10.0.0.0/8".parse().unwrap(), "127.0.0.0/8".parse().unwrap()],
+        );
+        let admit = |source: &str| forwarder.admit(source.parse().unwrap());
+        assert!(matches!(admit("10.0.0.1"), Admission::Granted(_)));
+        assert!(matches!(admit("192.0.2.1"), Admission::Denied(ResponseCode::Refused)));
+        assert!(matches!(admit("10.0.0.2"), Admission::Denied(ResponseCode::ServFail)));
+        // Who is asked on this machine and who asks on it need not be the same.
+        assert!(matches!(admit("127.0.0.1"), Admission::Granted(_)));
+        let off = Forwarder::new(Upstreams::new(vec![Upstream::Off], vec![]), vec![]);
+        assert!(matches!(off.admit(CLIENT), Admission::Nobody));
     }
 }

@@ -1,191 +1,107 @@
-//! Between `hickory-server` and the zone: which questions are answered at all, by whom, and within what size.
+//! Which requests are answered from the zone, and which by others.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use async_trait::async_trait;
-use hickory_server::{
-    net::{runtime::Time, xfer::Protocol},
-    proto::{
-        op::{Edns, Header, HeaderCounts, LowerQuery, Message, MessageType, Metadata, OpCode, ResponseCode},
-        rr::{DNSClass, RecordType},
-    },
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
-    zone_handler::MessageResponseBuilder,
-};
+use hickory_proto::{op::ResponseCode, rr::RecordType};
 
 use crate::{
     answer::{Answer, answer, nonexistent},
-    follow::CurrentZone,
-    forward::{Forwarder, Transport},
+    exchange::Question,
+    follow::SharedZone,
+    forward::{Admission, Asking, Forwarder},
+    request::{Declined, Request, Transport},
+    tally::{Source, Tally},
 };
 
-/// Longest UDP answer, whatever the client offers: it passes every path without fragments (DNS flag day 2020).
-/// The rest comes over TCP.
-const UDP_BYTES_MAX: u16 = 1232;
-
-/// Longest UDP answer to a client that offers nothing (RFC 1035 section 4.2.1).
-const PLAIN_UDP_BYTES_MAX: u16 = 512;
-
-/// The header of a message (RFC 1035 section 4.1.1).
-const HEADER_BYTES: usize = 12;
-
-/// An OPT record without options (RFC 6891 section 6.1.2).
-const OPT_BYTES: usize = 11;
-
-/// The only EDNS version there is (RFC 6891 section 6.1.3).
-const EDNS_VERSION: u8 = 0;
-
-/// Answers requests from the current snapshot, or with what the forwarder brings.
+/// Answers requests from the zone as it is, or with what the forwarder brings.
 #[derive(Debug, Clone)]
 pub struct Handler {
-    zone: CurrentZone,
-    forwarder: Option<Arc<Forwarder>>,
+    zone: SharedZone,
+    forwarder: Arc<Forwarder>,
+    tally: Arc<Tally>,
 }
 
-/// What goes back.
-struct Reply {
-    metadata: Metadata,
-    edns: Option<Edns>,
-    answer: Answer,
+/// What is to be done about a message.
+#[derive(Debug)]
+pub enum Action {
+    /// Nothing.
+    Ignore,
+    /// This goes back.
+    Reply(Vec<u8>),
+    /// Somebody else is to be asked.
+    Forward(Box<Forwarding>),
 }
 
-#[async_trait]
-impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(
-        &self,
-        request: &Request,
-        mut response_handle: R,
-    ) -> ResponseInfo {
-        let Reply { mut metadata, edns, answer } = self.reply(request).await;
-        metadata.response_code = answer.code;
-        metadata.truncation |= answer.truncated;
-        let response = MessageResponseBuilder::new(&request.queries, edns.as_ref()).build(
-            metadata,
-            &answer.answers,
-            &answer.authorities,
-            &[],
-            &answer.additionals,
-        );
-        response_handle.send_response(response).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, client = %request.src(), "answer not sent");
-            ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
-        })
-    }
+/// A request for somebody else's name.
+#[derive(Debug)]
+pub struct Forwarding {
+    request: Request,
+    asking: Asking,
+    came: Instant,
+    tally: Arc<Tally>,
 }
 
 impl Handler {
     /// A handler that answers from `zone` and asks `forwarder` for everything else.
-    pub fn new(zone: CurrentZone, forwarder: Option<Forwarder>) -> Self {
-        Self { zone, forwarder: forwarder.map(Arc::new) }
+    pub fn new(zone: SharedZone, forwarder: Forwarder) -> Self {
+        Self { zone, forwarder: Arc::new(forwarder), tally: Arc::default() }
     }
 
-    async fn reply(&self, request: &Request) -> Reply {
-        let query = match accept(request) {
-            Ok(query) => query,
-            Err(code) => return own_reply(request, Answer::empty(code)),
-        };
-        let known = {
-            let room = records_bytes_max(request);
-            answer(&self.zone.load(), query, room, &mut rand::rng())
-        };
-        let answer = match (known, &self.forwarder) {
-            (Some(answer), _) => answer,
-            (None, None) => nonexistent(&self.zone.load(), query.name()),
-            (None, Some(forwarder)) => {
-                let transport = match request.protocol() {
-                    Protocol::Udp => Transport::Udp,
-                    _ => Transport::Tcp,
-                };
-                match forwarder.ask(question(request, query), transport).await {
-                    Some(reply) => return forwarded_reply(request, reply),
-                    None => Answer::empty(ResponseCode::ServFail),
-                }
+    /// What was counted, as OpenMetrics.
+    pub fn metrics(&self) -> String {
+        self.tally.document()
+    }
+
+    /// Takes the bytes of a message.
+    pub fn handle(&self, bytes: &[u8], source: IpAddr, transport: Transport) -> Action {
+        let came = Instant::now();
+        let request = match Request::parse(bytes, transport) {
+            Ok(request) => request,
+            Err(Declined::Silently) => {
+                self.tally.note_ignored();
+                return Action::Ignore;
             }
+            Err(Declined::With(reply)) => return self.reply(None, reply, came),
         };
-        own_reply(request, answer)
+        let zone = self.zone.read();
+        let query = request.query();
+        let known = answer(&zone, query, request.records_bytes_max(), &mut rand::rng());
+        let answer = match known {
+            Some(answer) => answer,
+            None => match self.forwarder.admit(source) {
+                Admission::Nobody => nonexistent(&zone, query.name()),
+                Admission::Denied(code) => Answer::empty(code),
+                Admission::Granted(asking) => {
+                    let tally = self.tally.clone();
+                    return Action::Forward(Box::new(Forwarding { request, asking, came, tally }));
+                }
+            },
+        };
+        self.reply(Some(query.query_type()), request.encode_reply(answer), came)
+    }
+
+    fn reply(&self, asked: Option<RecordType>, reply: Vec<u8>, came: Instant) -> Action {
+        self.tally.note(Source::Zone, asked, &reply, came.elapsed());
+        Action::Reply(reply)
     }
 }
 
-fn own_reply(request: &Request, answer: Answer) -> Reply {
-    let mut metadata = Metadata::response_from_request(&request.metadata);
-    metadata.authoritative = matches!(answer.code, ResponseCode::NoError | ResponseCode::NXDomain);
-    // Whoever asks here has nobody else to ask, and some resolvers drop an answer that denies recursion.
-    metadata.recursion_available = true;
-    Reply { metadata, edns: request.edns.as_ref().map(edns_of_reply), answer }
-}
-
-/// A forwarder's answer, as the answer to the client's request.
-fn forwarded_reply(request: &Request, reply: Message) -> Reply {
-    let mut metadata = reply.metadata;
-    metadata.id = request.metadata.id;
-    metadata.recursion_available = true;
-    let edns = request.edns.as_ref().map(|theirs| {
-        let mut edns = reply.edns.unwrap_or_else(|| edns_of_reply(theirs));
-        edns.set_max_payload(udp_bytes_max(theirs));
-        edns
-    });
-    let answer = Answer {
-        code: reply.metadata.response_code,
-        answers: reply.answers,
-        authorities: reply.authorities,
-        additionals: reply.additionals,
-        truncated: reply.metadata.truncation,
-    };
-    Reply { metadata, edns, answer }
-}
-
-/// The question, if it is one that a name server like this answers.
-fn accept(request: &Request) -> Result<&LowerQuery, ResponseCode> {
-    if request.metadata.op_code != OpCode::Query {
-        return Err(ResponseCode::NotImp);
+impl Forwarding {
+    /// Asks, and gives what goes back.
+    pub async fn finish(self) -> Vec<u8> {
+        let Self { request, asking, came, tally } = self;
+        let reply = ask(&request, asking).await;
+        tally.note(Source::Forward, Some(request.query().query_type()), &reply, came.elapsed());
+        reply
     }
-    if request.version() > EDNS_VERSION {
-        return Err(ResponseCode::BADVERS);
+}
+
+async fn ask(request: &Request, asking: Asking) -> Vec<u8> {
+    let declined = |code| request.encode_reply(Answer::empty(code));
+    let Ok(question) = Question::new(request.question()) else { return declined(ResponseCode::ServFail) };
+    match asking.ask(&question, request.transport()).await {
+        Ok(reply) if reply.len() <= request.reply_bytes_max() => reply.into_bytes(request.id()),
+        Ok(reply) => reply.into_truncated_bytes(request.id(), &question, request.opt_of_reply().as_deref()),
+        Err(code) => declined(code),
     }
-    // RFC 9619: a query has one question.
-    let [query] = request.queries.queries() else { return Err(ResponseCode::FormErr) };
-    let transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
-    if query.query_class() != DNSClass::IN || transfer {
-        return Err(ResponseCode::Refused);
-    }
-    Ok(query)
-}
-
-/// What a client that speaks EDNS gets over UDP.
-fn udp_bytes_max(theirs: &Edns) -> u16 {
-    theirs.max_payload().clamp(PLAIN_UDP_BYTES_MAX, UDP_BYTES_MAX)
-}
-
-/// RFC 6891 section 6.1.1: whoever sends an OPT record gets one. `hickory-server` takes the size in it for the
-/// limit of the answer.
-fn edns_of_reply(theirs: &Edns) -> Edns {
-    let mut edns = Edns::new();
-    edns.set_max_payload(udp_bytes_max(theirs));
-    // RFC 3225 section 3: the DO bit is copied.
-    edns.set_dnssec_ok(theirs.flags().dnssec_ok);
-    edns
-}
-
-/// What is left for records beside header, question and OPT.
-fn records_bytes_max(request: &Request) -> usize {
-    let message = match request.protocol() {
-        Protocol::Udp => request.edns.as_ref().map_or(PLAIN_UDP_BYTES_MAX, udp_bytes_max),
-        _ => u16::MAX,
-    };
-    let opt = request.edns.as_ref().map_or(0, |_| OPT_BYTES);
-    usize::from(message).saturating_sub(HEADER_BYTES + request.queries.as_bytes().len() + opt)
-}
-
-/// The client's question, to be asked in our name.
-fn question(request: &Request, query: &LowerQuery) -> Message {
-    let mut question = Message::new(0, MessageType::Query, OpCode::Query);
-    question.metadata.recursion_desired = request.metadata.recursion_desired;
-    question.metadata.authentic_data = request.metadata.authentic_data;
-    question.metadata.checking_disabled = request.metadata.checking_disabled;
-    question.add_query(query.original().clone());
-    question.edns = request.edns.clone().map(|mut edns| {
-        edns.set_max_payload(udp_bytes_max(&edns));
-        edns
-    });
-    question
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use hickory_server::proto::rr::{LowerName, Name as DomainName};
+use hickory_proto::rr::{LowerName, Name as DomainName};
 
 /// Longest zone in bytes. A domain name has at most 255 (RFC 1035 section 2.3.4), and
 /// `<63 bytes of node>.node.<zone>` has to fit.
@@ -47,6 +47,11 @@ impl Origin {
     /// Whether the name is the zone's or below it.
     pub fn contains(&self, name: &LowerName) -> bool {
         self.0.zone_of(name)
+    }
+
+    /// Whether the zone is below the name.
+    pub fn is_within(&self, name: &LowerName) -> bool {
+        name.zone_of(&self.0)
     }
 
     /// The name with these labels below the zone.

@@ -3,24 +3,23 @@
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
-    time::Duration,
+    time::Instant,
 };
 
-use feed::follow::Follow;
-use hickory_server::net::NetError;
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    task::JoinSet,
+use feed::{control, follow::Follow};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::net::TcpListener;
+
+use crate::{
+    config::Args,
+    follow::SharedZone,
+    forward::Forwarder,
+    handler::Handler,
+    tcp::{self, Places},
+    udp::UdpEnd,
+    upstreams::{Upstream, Upstreams},
+    zone::{Settings, Zone},
 };
-
-use crate::{config::Args, follow::Follower, forward::Forwarder, handler::Handler, zone::Settings};
-
-/// How long a TCP connection may stay silent. A client that has a question asks it at once; RFC 7766 section 6.2.3
-/// recommends seconds.
-const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Answers queued per TCP connection. Its questions are answered one after the other, so one is in use.
-const TCP_ANSWERS_MAX: usize = 4;
 
 /// Ports tried, where the system chooses, until one is free for TCP and UDP.
 const PORT_ATTEMPTS: u32 = 16;
@@ -38,9 +37,12 @@ pub enum ServeError {
         /// What the system said.
         cause: io::Error,
     },
-    /// A socket that was being served ended.
-    #[error("a listening socket failed: {0}")]
-    Socket(String),
+    /// `--forward off` beside others.
+    #[error("--forward has both off and somebody to ask: give one or the other")]
+    OffAndOn,
+    /// `--forward` to an address that is listened on.
+    #[error("--forward {0} is this server itself: name one that knows the other names")]
+    ForwardToSelf(SocketAddr),
 }
 
 fn advice(cause: &io::Error) -> &'static str {
@@ -61,19 +63,22 @@ fn advice(cause: &io::Error) -> &'static str {
 /// A server that has its sockets.
 #[derive(Debug)]
 pub struct Server {
-    sockets: Vec<(UdpSocket, TcpListener)>,
+    sockets: Vec<(UdpEnd, TcpListener)>,
     addrs: Vec<SocketAddr>,
     handler: Handler,
     follow: Follow,
-    follower: Follower,
+    zone: SharedZone,
 }
 
 impl Server {
     /// Takes the addresses. Questions queue up until [`Server::serve`].
     ///
     /// # Errors
-    /// An address is taken, not permitted or not of this machine.
+    /// An address is taken, not permitted or not of this machine; or `--forward` contradicts itself.
     pub async fn bind(args: Args) -> Result<Self, ServeError> {
+        if args.forward.contains(&Upstream::Off) && args.forward.len() > 1 {
+            return Err(ServeError::OffAndOn);
+        }
         let mut sockets = Vec::new();
         let mut addrs = Vec::new();
         for addr in args.listen {
@@ -81,10 +86,16 @@ impl Server {
             addrs.push(addr);
             sockets.push((udp, tcp));
         }
-        let follower = Follower::new(Settings { origin: args.zone, ttl: args.ttl });
-        let handler = Handler::new(follower.current(), Forwarder::new(args.forward));
+        let zone = SharedZone::new(Zone::new(Settings { origin: args.zone, ttl: args.ttl }));
+        let upstreams = Upstreams::new(args.forward, addrs.clone());
+        if let Some(addr) = upstreams.own_server() {
+            return Err(ServeError::ForwardToSelf(addr));
+        }
+        // Whoever looks at the log now learns what it is, and what it is not.
+        upstreams.servers(Instant::now());
+        let handler = Handler::new(zone.clone(), Forwarder::new(upstreams, args.forward_for));
         let follow = Follow { path: args.feed, name: "dns".into(), roles: vec!["*".into()] };
-        Ok(Self { sockets, addrs, handler, follow, follower })
+        Ok(Self { sockets, addrs, handler, follow, zone })
     }
 
     /// The addresses that are listened on, with the ports that were chosen for port 0.
@@ -92,51 +103,34 @@ impl Server {
         &self.addrs
     }
 
-    /// Serves until `stop`; the addresses are free again when it returns.
-    ///
-    /// # Errors
-    /// A socket failed for good.
-    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        // One `hickory-server` a socket: it reports that a socket has ended only when all of its sockets have.
-        let mut serving = JoinSet::new();
-        let mut stops = Vec::new();
+    /// Serves until `stop`; the addresses are free again when it returns. Everything is one task, so a panic of any
+    /// part is a panic of this.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        let places = Places::default();
+        let (feed, told) = (self.follow.path.clone(), self.handler.clone());
+        let mut serving = FuturesUnordered::new();
         for (udp, tcp) in self.sockets {
-            let mut over_udp = hickory_server::Server::new(self.handler.clone());
-            over_udp.register_socket(udp);
-            let mut over_tcp = hickory_server::Server::new(self.handler.clone());
-            over_tcp.register_listener(tcp, TCP_IDLE_TIMEOUT, TCP_ANSWERS_MAX);
-            for mut server in [over_udp, over_tcp] {
-                stops.push(server.shutdown_token().clone());
-                serving.spawn(async move { server.block_until_done().await });
-            }
+            serving.push(udp.serve(self.handler.clone()).boxed());
+            serving.push(tcp::serve(tcp, self.handler.clone(), places.clone()).boxed());
         }
         tokio::select! {
-            never = self.follow.run(self.follower) => match never {},
-            Some(ended) = serving.join_next() => {
-                let ended = ended.unwrap_or_else(|panic| Err(NetError::from(panic.to_string())));
-                return Err(ServeError::Socket(
-                    ended.err().map_or_else(|| "closed".into(), |error| error.to_string()),
-                ));
-            }
+            never = self.follow.run(self.zone) => match never {},
+            Some(never) = serving.next() => match never {},
+            never = control::serve_metrics(&feed, "dns", move || told.metrics()) => match never {},
             () = stop => {}
         }
-        for stop in stops {
-            stop.cancel();
-        }
-        while serving.join_next().await.is_some() {}
-        Ok(())
     }
 }
 
 /// TCP and UDP sockets on the same port.
-async fn bind_both(addr: SocketAddr) -> Result<(SocketAddr, UdpSocket, TcpListener), ServeError> {
+async fn bind_both(addr: SocketAddr) -> Result<(SocketAddr, UdpEnd, TcpListener), ServeError> {
     let failed = |transport| move |cause| ServeError::Listen { addr, transport, cause };
     let mut attempts = if addr.port() == 0 { PORT_ATTEMPTS } else { 1 };
     loop {
         let tcp = TcpListener::bind(addr).await.map_err(failed("TCP"))?;
         let bound = tcp.local_addr().map_err(failed("TCP"))?;
         attempts -= 1;
-        match UdpSocket::bind(bound).await {
+        match UdpEnd::bind(bound).await {
             Ok(udp) => return Ok((bound, udp, tcp)),
             Err(cause) if cause.kind() == ErrorKind::AddrInUse && attempts > 0 => {}
             Err(cause) => return Err(failed("UDP")(cause)),
@@ -146,6 +140,8 @@ async fn bind_both(addr: SocketAddr) -> Result<(SocketAddr, UdpSocket, TcpListen
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UdpSocket;
+
     use super::*;
 
     fn args(listen: &str) -> Args {
@@ -154,6 +150,7 @@ mod tests {
             zone: "concertina.internal.".parse().unwrap(),
             feed: "/nonexistent/feed.sock".into(),
             forward: vec![],
+            forward_for: vec![],
             ttl: 0,
         }
     }
@@ -176,10 +173,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn somebody_and_nobody_cannot_be_asked_and_nobody_asks_itself() {
+        let taken = UdpSocket::bind("127.0.53.5:0").await.unwrap().local_addr().unwrap();
+        for (forward, hint) in
+            [(vec!["9.9.9.9".into(), "off".into()], "off"), (vec![taken.to_string()], "itself")]
+        {
+            let forward = forward.iter().map(|upstream: &String| upstream.parse().unwrap()).collect();
+            let error =
+                Server::bind(Args { forward, ..args(&taken.to_string()) }).await.unwrap_err().to_string();
+            assert!(error.contains("--forward") && error.contains(hint), "{error}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_server_that_is_asked_to_stop_gives_its_addresses_back() {
         let server = Server::bind(args("127.0.53.2:0")).await.unwrap();
         let addr = server.addrs()[0];
-        server.serve(std::future::ready(())).await.unwrap();
+        server.serve(std::future::ready(())).await;
         assert!(Server::bind(args(&addr.to_string())).await.is_ok());
     }
 }

@@ -1,5 +1,4 @@
-//! The zone: the role tables, arranged for looking names up. An immutable snapshot that knows which names exist
-//! and what is behind each; which records that makes is `answer`'s concern.
+//! The zone: which names exist and what is behind each; which records that makes is `answer`'s concern.
 //!
 //! Every name is known twice, bare and under the zone:
 //!
@@ -9,20 +8,23 @@
 //! | `<node>` | the address of the node |
 //! | `_<role>._tcp` | address, port and weight of all who serve the role |
 //! | `_gossip._udp` | where each node gossips: the first contact of every other node |
-//! | `<node>.node.<zone>`, `<role>.service.<zone>` | the same, where a role and a node share a name |
+//! | `<node>.node`, `<role>.service` | the same, where a role and a node share a name |
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    slice,
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use feed::{Endpoint, Name, RoleTable};
+use hickory_proto::rr::{LowerName, Name as DomainName, RecordType};
+
+use crate::{
+    origin::Origin,
+    roster::{Node, Roster},
 };
 
-use feed::{Endpoint, EndpointState, Name, RoleTable};
-use hickory_server::proto::rr::{LowerName, Name as DomainName, RecordType};
+/// Reverse names of fewer bits are asked of others even where there are names below: the blocks of addresses that
+/// one organisation has are smaller, and larger ones have name servers of their own.
+const REVERSE_PREFIX_BITS_MIN: u8 = 8;
 
-use crate::origin::Origin;
-
-/// What stays the same from one snapshot to the next.
+/// What does not change.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The zone.
@@ -31,35 +33,18 @@ pub struct Settings {
     pub ttl: u32,
 }
 
-/// The snapshot.
+/// The names, as they are now.
 #[derive(Debug)]
 pub struct Zone {
-    /// What it was built with.
+    /// What it was made with.
     pub settings: Settings,
     /// The node that this server runs on; unknown until its sidecar has introduced itself.
     pub server: Option<Name>,
-    /// Counts the snapshots.
+    /// Whether the sidecar has told all that the cluster knows. Before that a name that is missing may well exist.
+    pub complete: bool,
+    /// Counts the tables.
     pub serial: u32,
-    roles: HashMap<Name, Role>,
-    nodes: HashMap<Name, Node>,
-    by_ip: HashMap<IpAddr, Name>,
-}
-
-#[derive(Debug, Default)]
-struct Role {
-    endpoints: Vec<Endpoint>,
-    /// Those of the endpoints, each once: endpoints on one machine share theirs, and a record set is a set.
-    ips: Vec<IpAddr>,
-}
-
-/// A node that takes work.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Node {
-    /// The role that it serves.
-    pub role: Name,
-    /// Its entry in the role's table.
-    pub endpoint: Endpoint,
-    ip: IpAddr,
+    roster: Roster,
 }
 
 /// What is behind a name.
@@ -90,48 +75,15 @@ pub enum Found<'z> {
 }
 
 impl Zone {
-    /// The snapshot of these tables.
-    ///
-    /// A name, and an address, belongs to the newest instance that claims it: an older one is what a restarted
-    /// node has left behind. What is draining is left out, since an answer is an invitation to begin something; suspects stand in
-    /// where nobody of their role is ready.
-    pub fn new<'t>(
-        settings: Settings,
-        server: Option<Name>,
-        serial: u32,
-        tables: impl Iterator<Item = &'t RoleTable> + Clone,
-    ) -> Self {
-        let mut newest: HashMap<&Name, u64> = HashMap::new();
-        for endpoint in tables.clone().flat_map(RoleTable::endpoints) {
-            let instance = newest.entry(&endpoint.node).or_default();
-            *instance = endpoint.instance.max(*instance);
-        }
-        let is_newest = |e: &Endpoint| newest.get(&e.node) == Some(&e.instance);
-        let mut roles: HashMap<Name, Role> = HashMap::new();
-        let mut nodes: HashMap<Name, Node> = HashMap::new();
-        let mut by_ip: HashMap<IpAddr, Name> = HashMap::new();
-        for table in tables {
-            let serves = |state| {
-                let served = table.endpoints().iter().filter(move |e| e.state == state);
-                served.filter(|e| is_newest(e)).cloned().collect::<Vec<Endpoint>>()
-            };
-            let mut endpoints = serves(EndpointState::Ready);
-            if endpoints.is_empty() {
-                endpoints = serves(EndpointState::Suspect);
-            }
-            for endpoint in &endpoints {
-                let ip = endpoint.addr.ip().to_canonical();
-                let node = Node { role: table.role().clone(), endpoint: endpoint.clone(), ip };
-                nodes.insert(endpoint.node.clone(), node);
-                let holder = by_ip.entry(ip).or_insert_with(|| endpoint.node.clone());
-                if newest.get(&*holder) < Some(&endpoint.instance) {
-                    *holder = endpoint.node.clone();
-                }
-            }
-            let ips: BTreeSet<IpAddr> = endpoints.iter().map(|e| e.addr.ip().to_canonical()).collect();
-            roles.insert(table.role().clone(), Role { endpoints, ips: ips.into_iter().collect() });
-        }
-        Self { settings, server, serial, roles, nodes, by_ip }
+    /// A zone of which nothing is known yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, server: None, complete: false, serial: 0, roster: Roster::default() }
+    }
+
+    /// Takes a table in place of the one before.
+    pub fn apply_table(&mut self, table: &RoleTable) {
+        self.serial = self.serial.wrapping_add(1);
+        self.roster.apply_table(table);
     }
 
     /// What is behind the name.
@@ -147,47 +99,64 @@ impl Zone {
         let (first, second) = (labels.next().unwrap_or_default(), labels.next().unwrap_or_default());
         let found = match (depth, second) {
             (0, _) if within => Some(Found::Origin),
-            (1, _) => self.find_host(first, within),
+            (1, _) => self.find_host(first),
             (2, "_tcp") => first
                 .strip_prefix('_')
-                .and_then(|role| self.roles.get(role))
+                .and_then(|role| self.roster.role(role))
                 .map(|role| Found::Service(&role.endpoints)),
             (2, "_udp") if first == "_gossip" => Some(Found::Gossip),
-            (2, "node") if within => self.nodes.get(first).map(Node::found),
-            (2, "service") if within => {
-                self.roles.get(first).map(|role| Found::Host { ips: &role.ips, node: None })
-            }
+            (2, "node") => self.roster.node(first).map(found_node),
+            (2, "service") => self.roster.role(first).map(|role| Found::Host { ips: &role.ips, node: None }),
             _ => self.find_reverse(name),
         };
-        let plain = depth == 1 && matches!(record_type, RecordType::A | RecordType::AAAA);
-        let service = depth == 2 && matches!(second, "_tcp" | "_udp");
-        found.unwrap_or(if within || plain || service { Found::Missing } else { Found::Foreign })
+        found.unwrap_or_else(|| {
+            let plain = depth == 1 && matches!(record_type, RecordType::A | RecordType::AAAA);
+            let below = depth == 2 && matches!(second, "_tcp" | "_udp" | "node" | "service");
+            let untold = !self.complete && name.parse_arpa_name().is_ok();
+            match within || plain || below || untold {
+                true if self.has_names_below(name) => Found::Empty,
+                true => Found::Missing,
+                false => Found::Foreign,
+            }
+        })
     }
 
-    fn find_host(&self, label: &str, within: bool) -> Option<Found<'_>> {
-        match (self.roles.get(label), self.nodes.get(label)) {
+    fn find_host(&self, label: &str) -> Option<Found<'_>> {
+        match (self.roster.role(label), self.roster.node(label)) {
             (Some(role), node) => Some(Found::Host { ips: &role.ips, node }),
-            (None, Some(node)) => Some(node.found()),
-            (None, None) => {
-                (within && matches!(label, "node" | "service" | "_tcp" | "_udp")).then_some(Found::Empty)
-            }
+            (None, Some(node)) => Some(found_node(node)),
+            (None, None) => matches!(label, "node" | "service" | "_tcp" | "_udp").then_some(Found::Empty),
         }
     }
 
     fn find_reverse(&self, name: &LowerName) -> Option<Found<'_>> {
-        let net = name.parse_arpa_name().ok().filter(|net| net.prefix_len() == net.max_prefix_len())?;
-        let node = self.by_ip.get(&net.addr())?;
-        self.nodes.get(node).map(Found::Reverse)
+        let net = name.parse_arpa_name().ok()?;
+        if net.prefix_len() == net.max_prefix_len() {
+            return self.roster.node_at(net.addr()).map(Found::Reverse);
+        }
+        (net.prefix_len() >= REVERSE_PREFIX_BITS_MIN && self.has_names_below(name)).then_some(Found::Empty)
+    }
+
+    /// Whether it is a parent of the zone, or of somebody's reverse name.
+    pub fn has_names_below(&self, name: &LowerName) -> bool {
+        let (first, last) = match name.parse_arpa_name() {
+            Ok(net) => (net.network(), net.broadcast()),
+            Err(_) if name.iter().eq([b"arpa"]) => {
+                (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::from(u128::MAX).into())
+            }
+            Err(_) => return self.settings.origin.is_within(name),
+        };
+        self.roster.any_between(first, last)
     }
 
     /// Those who gossip.
     pub fn gossips(&self) -> impl Iterator<Item = &Endpoint> {
-        self.nodes.values().map(|node| &node.endpoint).filter(|endpoint| endpoint.gossip_port != 0)
+        self.roster.nodes().map(|node| &node.endpoint).filter(|endpoint| endpoint.gossip_port != 0)
     }
 
     /// The name under which exactly this node is found.
     pub fn host_name(&self, node: &Name) -> DomainName {
-        let hidden = self.roles.get(node).is_some_and(|role| match role.endpoints.as_slice() {
+        let hidden = self.roster.role(node.as_str()).is_some_and(|role| match role.endpoints.as_slice() {
             [only] => only.node != *node,
             _ => true,
         });
@@ -196,14 +165,14 @@ impl Zone {
     }
 }
 
-impl Node {
-    fn found(&self) -> Found<'_> {
-        Found::Host { ips: slice::from_ref(&self.ip), node: Some(self) }
-    }
+fn found_node(node: &Node) -> Found<'_> {
+    Found::Host { ips: node.ips(), node: Some(node) }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use feed::EndpointState;
+
     use super::*;
 
     pub(crate) fn endpoint(node: &str, instance: u64, addr: &str) -> Endpoint {
@@ -216,6 +185,7 @@ pub(crate) mod tests {
             since: 1.5,
             gossip_port: 7946,
             tags: feed::Tags::default(),
+            routes: feed::Routes::default(),
         }
     }
 
@@ -224,12 +194,15 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn zone(tables: &[(&str, &[Endpoint])]) -> Zone {
-        let tables: Vec<RoleTable> = tables
+        let tables = tables
             .iter()
-            .map(|(role, endpoints)| RoleTable::new(role.parse().unwrap(), 1, endpoints.to_vec()))
-            .collect();
-        let settings = Settings { origin: "concertina.internal".parse().unwrap(), ttl: 0 };
-        Zone::new(settings, Some("dnsserver".parse().unwrap()), 7, tables.iter())
+            .map(|(role, endpoints)| RoleTable::new(role.parse().unwrap(), 1, endpoints.to_vec()));
+        let mut zone = Zone::new(Settings { origin: "concertina.internal".parse().unwrap(), ttl: 0 });
+        (zone.server, zone.complete) = (Some("dnsserver".parse().unwrap()), true);
+        for table in tables {
+            zone.apply_table(&table);
+        }
+        zone
     }
 
     pub(crate) fn lower(name: &str) -> LowerName {
@@ -264,10 +237,10 @@ pub(crate) mod tests {
     fn roles_and_nodes_are_found_bare_and_under_the_zone_in_any_case() {
         let zone =
             zone(&[("app", &[endpoint("app1", 1, "10.0.0.1:80"), endpoint("app2", 2, "10.0.0.2:80")])]);
-        for name in ["app.", "APP.Concertina.Internal.", "app.service.concertina.internal."] {
+        for name in ["app.", "APP.Concertina.Internal.", "app.service.concertina.internal.", "App.Service."] {
             assert_eq!(ips(&zone, name).unwrap(), ["10.0.0.1", "10.0.0.2"], "{name}");
         }
-        for name in ["app2.", "app2.concertina.internal.", "App2.node.concertina.internal."] {
+        for name in ["app2.", "app2.concertina.internal.", "App2.node.concertina.internal.", "app2.node."] {
             assert_eq!(ips(&zone, name).unwrap(), ["10.0.0.2"], "{name}");
         }
     }
@@ -333,11 +306,17 @@ pub(crate) mod tests {
     #[test]
     fn unknown_names_are_ours_or_somebody_elses() {
         let zone = zone(&[]);
-        for name in ["x.", "x.y.concertina.internal.", "_x._tcp.", "_x._udp.", "x.node.concertina.internal."]
-        {
+        for name in [
+            "x.",
+            "x.y.concertina.internal.",
+            "_x._tcp.",
+            "_x._udp.",
+            "x.node.concertina.internal.",
+            "x.node.",
+        ] {
             assert_eq!(found(&zone, name), "Missing", "{name}");
         }
-        for name in [".", "x.y.", "x.node.", "a.concertina.example.", "9.0.0.10.in-addr.arpa."] {
+        for name in [".", "x.y.", "y.x.node.", "a.concertina.example.", "9.0.0.10.in-addr.arpa."] {
             assert_eq!(found(&zone, name), "Foreign", "{name}");
         }
         assert_eq!(zone.find(&lower("com."), RecordType::DS), Found::Foreign);
@@ -347,20 +326,41 @@ pub(crate) mod tests {
 
     #[test]
     fn names_that_have_names_below_them_exist() {
-        let zone = zone(&[]);
+        let zone = zone(&[("app", &[endpoint("a", 1, "10.0.0.1:80"), endpoint("b", 1, "[2001:db8::1]:80")])]);
         assert_eq!(found(&zone, "concertina.internal."), "Origin");
         for label in ["node", "service", "_tcp", "_udp"] {
             assert_eq!(found(&zone, &format!("{label}.concertina.internal.")), "Empty");
+            assert_eq!(found(&zone, &format!("{label}.")), "Empty");
         }
+        for name in ["internal.", "10.in-addr.arpa.", "0.0.10.in-addr.arpa.", "8.b.d.0.1.0.0.2.ip6.arpa."] {
+            assert_eq!(found(&zone, name), "Empty", "{name}");
+        }
+        assert_eq!(found(&zone, "1.10.in-addr.arpa."), "Foreign");
+        // Others have more to say of these.
+        for name in [".", "in-addr.arpa.", "ip6.arpa.", "2.ip6.arpa."] {
+            assert_eq!(found(&zone, name), "Foreign", "{name}");
+            assert!(zone.has_names_below(&lower(name)), "{name}");
+        }
+        assert!(zone.has_names_below(&lower("arpa.")) && !zone.has_names_below(&lower("example.")));
+        assert!(!tests::zone(&[]).has_names_below(&lower("arpa.")));
     }
 
     #[test]
-    fn reverse_names_of_both_families_are_found_when_complete() {
+    fn before_everything_was_told_a_reverse_name_may_be_ours() {
+        let mut zone = zone(&[]);
+        zone.complete = false;
+        for name in ["1.0.0.10.in-addr.arpa.", "10.in-addr.arpa.", "1.ip6.arpa."] {
+            assert_eq!(found(&zone, name), "Missing", "{name}");
+        }
+        assert_eq!(found(&zone, "example.com."), "Foreign");
+    }
+
+    #[test]
+    fn reverse_names_of_both_families_are_found() {
         let zone = zone(&[("app", &[endpoint("a", 1, "10.0.0.1:80"), endpoint("b", 1, "[2001:db8::1]:80")])]);
         for addr in ["10.0.0.1", "2001:db8::1"] {
             let name = DomainName::from(addr.parse::<IpAddr>().unwrap());
             assert_eq!(found(&zone, &name.to_ascii()), "Reverse", "{name}");
         }
-        assert_eq!(found(&zone, "0.0.10.in-addr.arpa."), "Foreign");
     }
 }

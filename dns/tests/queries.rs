@@ -5,11 +5,14 @@ mod support;
 use std::collections::BTreeSet;
 
 use feed::{Endpoint, EndpointState};
-use hickory_server::proto::{
+use hickory_proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{DNSClass, RData, RecordType},
 };
-use support::{Cluster, data, endpoint, question, question_with_edns, read_message, upstream, write_message};
+use support::{
+    Cluster, data, endpoint, question, question_with_edns, raw_upstream, read_message, upstream,
+    write_message,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -39,14 +42,16 @@ fn assert_negative(reply: &Message, expected: ResponseCode) {
 #[tokio::test]
 async fn nodes_and_roles_are_answered_bare_under_the_zone_and_in_any_case() {
     let cluster = app_cluster().await;
-    for name in ["app.", "app.concertina.internal.", "app.service.concertina.internal.", "APP."] {
+    for name in
+        ["app.", "app.concertina.internal.", "app.service.concertina.internal.", "APP.", "app.service."]
+    {
         let reply = cluster.ask(name, RecordType::A).await;
         assert_eq!(data(&reply.answers), ["10.0.0.1", "10.0.0.2"], "{name}");
         assert!(reply.answers.iter().all(|record| record.ttl == 0 && record.name.to_ascii() == name));
         let metadata = reply.metadata;
         assert!(metadata.authoritative && metadata.recursion_available && metadata.recursion_desired);
     }
-    for name in ["app2.", "App2.Concertina.Internal.", "app2.node.concertina.internal."] {
+    for name in ["app2.", "App2.Concertina.Internal.", "app2.node.concertina.internal.", "app2.node."] {
         assert_eq!(data(&cluster.ask(name, RecordType::A).await.answers), ["10.0.0.2"], "{name}");
     }
 }
@@ -106,6 +111,29 @@ async fn a_change_is_visible_as_soon_as_it_is_receipted() {
 }
 
 #[tokio::test]
+async fn nothing_that_may_be_ours_is_said_not_to_exist_before_the_sidecar_knows_the_cluster() {
+    let mut cluster = Cluster::start_untold(&[]).await;
+    assert_eq!(data(&cluster.ask("dnsserver.", RecordType::A).await.answers), ["127.0.0.1"]);
+    let names = ["app.", "app.concertina.internal.", "_app._tcp.", "app.service.", "1.0.0.10.in-addr.arpa."];
+    for name in names {
+        assert_eq!(code(&cluster.ask(name, RecordType::A).await), ResponseCode::ServFail, "{name}");
+    }
+    assert_negative(&cluster.ask("example.com.", RecordType::A).await, ResponseCode::NXDomain);
+    cluster.say_synced().await;
+    for name in names {
+        assert_negative(&cluster.ask(name, RecordType::A).await, ResponseCode::NXDomain);
+    }
+}
+
+#[tokio::test]
+async fn names_with_names_below_them_exist() {
+    let cluster = app_cluster().await;
+    for name in ["service.concertina.internal.", "node.", "_tcp.", "internal.", "10.in-addr.arpa.", "arpa."] {
+        assert_negative(&cluster.ask(name, RecordType::A).await, ResponseCode::NoError);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_too_long_for_udp_is_truncated_and_complete_over_tcp() {
     let mut cluster = Cluster::start(&[]).await;
     cluster.publish("big", big_role()).await;
@@ -125,6 +153,42 @@ async fn an_answer_too_long_for_udp_is_truncated_and_complete_over_tcp() {
         assert_eq!((complete.answers.len(), complete.metadata.truncation), (500, false));
         assert_eq!(data(&complete.answers).iter().collect::<BTreeSet<_>>().len(), 500);
     }
+}
+
+#[tokio::test]
+async fn an_answer_comes_from_the_address_that_was_asked() {
+    // A connected socket hears only whom it asked.
+    for (listen, asked) in [
+        ("0.0.0.0:0", "127.0.0.1"),
+        ("0.0.0.0:0", "127.0.53.4"),
+        ("[::]:0", "::1"),
+        ("[::]:0", "127.0.53.4"),
+        ("127.0.53.4:0", "127.0.53.4"),
+    ] {
+        let mut cluster = Cluster::start_on(listen, &[upstream().await]).await;
+        cluster.addr.set_ip(asked.parse().unwrap());
+        cluster.say_synced().await;
+        for name in ["dnsserver.", "example.com."] {
+            assert_eq!(cluster.ask(name, RecordType::A).await.answers.len(), 1, "{listen}, asked at {asked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_idlest_of_too_many_connections_of_a_source_is_closed() {
+    let cluster = app_cluster().await;
+    let mut first = TcpStream::connect(cluster.addr).await.unwrap();
+    let asked = question("app.", RecordType::A);
+    write_message(&mut first, &asked).await;
+    assert_eq!(read_message(&mut first).await.answers.len(), 2);
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(cluster.addr).await.unwrap());
+    }
+    // Long before its time is up.
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(3), first.read(&mut [0])).await.unwrap();
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    assert_eq!(cluster.ask_over_tcp(&asked).await.answers.len(), 2);
 }
 
 #[tokio::test]
@@ -216,6 +280,43 @@ async fn forwarding_keeps_the_transport_and_the_truncation() {
     let asked = question("example.com.", RecordType::TXT);
     assert!(cluster.ask_over_udp(&asked).await.metadata.truncation);
     assert_eq!(cluster.ask_over_tcp(&asked).await.answers.len(), 100);
+}
+
+#[tokio::test]
+async fn a_long_answer_to_a_client_without_edns_is_truncated_and_a_strange_one_passes_as_it_is() {
+    let records = |question: &[u8], records: &[u8]| {
+        let mut reply = question.to_vec();
+        reply[2] |= 0x80;
+        reply[7] = 1;
+        reply.extend_from_slice(records);
+        reply
+    };
+    let asked = question("Example.com.", RecordType::A).to_vec().unwrap();
+    for (length, truncated) in
+        [(0, false), (512 - asked.len(), false), (513 - asked.len(), true), (9000, true)]
+    {
+        // No record that any parser knows.
+        let server = raw_upstream(move |question| records(&question, &vec![0xFF; length])).await;
+        let reply = Cluster::start(&[server]).await.exchange(&asked).await;
+        assert_eq!(&reply[..2], &asked[..2]);
+        assert_eq!(&reply[12..asked.len()], &asked[12..]);
+        assert_eq!(reply[2] & 2 != 0, truncated, "{length}");
+        let kept = if truncated { (0, 0) } else { (1, length) };
+        assert_eq!((reply[7], reply.len() - asked.len()), kept, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_hear_of_the_zone_and_are_refused_the_rest() {
+    let cluster = Cluster::start(&[upstream().await]).await;
+    let stranger = UdpSocket::bind("127.0.53.6:0").await.unwrap();
+    for (name, expected) in [("example.com.", ResponseCode::Refused), ("dnsserver.", ResponseCode::NoError)] {
+        stranger.send_to(&question(name, RecordType::A).to_vec().unwrap(), cluster.addr).await.unwrap();
+        let mut bytes = [0; 512];
+        let length = stranger.recv(&mut bytes).await.unwrap();
+        assert_eq!(code(&Message::from_vec(&bytes[..length]).unwrap()), expected, "{name}");
+    }
+    assert_eq!(code(&cluster.ask("example.com.", RecordType::A).await), ResponseCode::NoError);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, frame::Member};
+use crate::{Name, member::Member};
 
 /// Where a belief comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Explanation {
     pub twins: Vec<Twin>,
     /// How its drain stands, while it drains.
     pub drain: Option<Drain>,
+    /// Why the node that answers, if it is about itself, has found nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<String>,
 }
 
 /// What is known of an advert.

@@ -11,22 +11,31 @@
 //!
 //! This crate knows roles, endpoints and frames. It knows no gossip, no HTTP and no DNS, and depends on none.
 //!
-//! Reading order: [`name`] → [`tag`] → [`table`] → [`event`] → [`frame`] → [`explain`] → [`subscriber`] → [`follow`] → [`ask`].
+//! Reading order: [`name`] → [`tag`] → [`route`] → [`table`] → [`load`] → [`event`] → [`ticket`] → [`frame`] → [`explain`] → [`subscriber`] → [`follow`] → [`ask`];
+//! [`socket`], [`control`], [`report`].
 
 pub mod ask;
+pub mod control;
 pub mod event;
 pub mod explain;
 pub mod follow;
 pub mod frame;
 pub mod keys;
+pub mod load;
+mod member;
 pub mod name;
+pub mod report;
+pub mod route;
+pub mod socket;
 pub mod stats;
 pub mod subscriber;
 pub mod table;
 pub mod tag;
+pub mod ticket;
 pub mod time;
 
 pub use frame::{FromSidecar, ToSidecar};
 pub use name::Name;
-pub use table::{Endpoint, EndpointState, RoleTable};
+pub use route::{Route, Routes};
+pub use table::{Endpoint, EndpointId, EndpointState, RoleTable};
 pub use tag::{Tag, Tags};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::{
     Name, RoleTable,
     frame::{FeedError, FromSidecar, SidecarHello, VERSION},
+    ticket::TicketKeys,
 };
 
 /// Follows one sidecar through any number of connections.
@@ -28,6 +29,8 @@ pub enum Change {
     Greeted(SidecarHello),
     /// These tables are different now.
     Tables(Vec<RoleTable>),
+    /// These are the keys of session tickets from now on.
+    Tickets(TicketKeys),
 }
 
 impl Subscriber {
@@ -56,6 +59,7 @@ impl Subscriber {
             _ if !self.greeted => Err(FeedError::OutOfPlace("a frame before the hello")),
             FromSidecar::Table(table) => Ok(Change::Tables(self.apply_table(table))),
             FromSidecar::Synced { .. } => Ok(Change::Tables(self.apply_synced())),
+            FromSidecar::Tickets(keys) => Ok(Change::Tickets(keys)),
             _ => Err(FeedError::OutOfPlace("an answer to a question that was not asked")),
         }
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Tags};
+use crate::{Name, Routes, Tags};
 
 /// Most endpoints that one table carries. Ten times the largest role that one proxy was designed for; with the
 /// longest names a table of this size still fits in [`crate::frame::LINE_BYTES_MAX`].
@@ -22,10 +22,19 @@ pub enum EndpointState {
     Suspect,
 }
 
-/// One process that serves a role.
+/// Which process an endpoint is: the key of everything that a consumer remembers about it (pool, load, ejection).
 ///
-/// `instance` is the key of everything a consumer remembers about it (pool, latency, ejection): an address that
-/// comes back under another instance is another process, perhaps of another tenant.
+/// It takes both. An address that comes back under another instance is another process, perhaps of another tenant; and of nodes
+/// that are started together, two may start in the same millisecond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId {
+    /// When the node started, in milliseconds since the Unix epoch.
+    pub instance: u64,
+    /// Where the role's process listens.
+    pub addr: SocketAddr,
+}
+
+/// One process that serves a role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The node's name, unique in the cluster.
@@ -38,7 +47,7 @@ pub struct Endpoint {
     pub state: EndpointState,
     /// Its share of the work beside others; 100 is usual, 0 means none.
     pub weight: u16,
-    /// Since when it has been ready, in seconds since the Unix epoch.
+    /// Since when it has been ready, in seconds since the Unix epoch by the node's own clock, which may be wrong: for people.
     pub since: f64,
     /// The UDP and TCP port of its gossip, at the same address.
     #[serde(default)]
@@ -46,6 +55,16 @@ pub struct Endpoint {
     /// What its operator says of the node; absent on the wire when there is nothing.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// Which requests the node claims for its role; absent on the wire when there are none.
+    #[serde(default, skip_serializing_if = "Routes::is_empty")]
+    pub routes: Routes,
+}
+
+impl Endpoint {
+    /// Which process it is.
+    pub fn id(&self) -> EndpointId {
+        EndpointId { instance: self.instance, addr: self.addr }
+    }
 }
 
 /// Everyone who serves one role, complete.
@@ -122,6 +141,7 @@ pub(crate) mod tests {
             since: 1.5,
             gossip_port: 7946,
             tags: Tags::default(),
+            routes: Routes::default(),
         }
     }
 

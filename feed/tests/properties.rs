@@ -12,7 +12,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     (
-        "[a-z0-9_][a-z0-9_-]{0,62}",
+        "[a-z_]([a-z0-9_-]{0,61}[a-z0-9_])?",
         any::<u64>(),
         any::<std::net::SocketAddr>(),
         any::<bool>(),
@@ -30,6 +30,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             since: f64::from(since) / 10.0,
             gossip_port: weight,
             tags: Tags::new(tag.map(|(key, value)| format!("{key}={value}").parse().unwrap())).unwrap(),
+            routes: feed::Routes::default(),
         })
 }
 

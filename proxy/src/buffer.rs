@@ -17,6 +17,10 @@ impl Buffer {
         Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, end: 0 }
     }
 
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What was read and not consumed.
     pub(crate) fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]

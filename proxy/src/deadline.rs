@@ -13,6 +13,10 @@ use std::{
 /// How exact deadlines are, and how often the ticker looks.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
+/// The most that the clock moves at a tick. A process that was stopped, paused or starved for longer did not wait all that time: what
+/// came meanwhile is to be looked at before anybody is told to have been too slow.
+const STEP_MAX: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 struct Slot {
     /// On the worker's clock; `u64::MAX` for never.
@@ -29,6 +33,8 @@ const FREE: Slot = Slot { at_ms: u64::MAX, at_next_tick: false, waker: None };
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     now_ms: Cell<u64>,
+    /// When it moved last, by a clock that does not stand still.
+    passed: Cell<Duration>,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<u32>>,
 }
@@ -57,8 +63,14 @@ impl Deadlines {
         Deadline { all: self.clone(), slot }
     }
 
+    /// Moves the clock to `elapsed`, but no further than the process may be thought to have run, and wakes everybody whose time has come.
+    pub(crate) fn pass(&self, elapsed: Duration) {
+        let step = elapsed.saturating_sub(self.passed.replace(elapsed)).min(STEP_MAX);
+        self.tick(self.now_ms() + u64::try_from(step.as_millis()).unwrap_or_default());
+    }
+
     /// Moves the clock and wakes everybody whose time has come.
-    pub(crate) fn tick(&self, now_ms: u64) {
+    fn tick(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
         self.wake(|slot| slot.at_ms <= now_ms || std::mem::take(&mut slot.at_next_tick));
     }
@@ -92,6 +104,14 @@ impl Deadline {
     pub(crate) fn set(&self, after: Duration) {
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.all.slots.borrow_mut()[self.slot as usize].at_ms = self.all.now_ms().saturating_add(after_ms);
+    }
+
+    /// Arms it anew, unless it is over sooner.
+    pub(crate) fn hasten(&self, after: Duration) {
+        let before_ms = self.all.slots.borrow()[self.slot as usize].at_ms;
+        self.set(after);
+        let slot = &mut self.all.slots.borrow_mut()[self.slot as usize];
+        slot.at_ms = slot.at_ms.min(before_ms);
     }
 
     /// The workers' clock.
@@ -150,6 +170,35 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         deadline.set(Duration::from_millis(500));
         assert!(!deadline.is_over(), "armed anew");
+    }
+
+    #[test]
+    fn time_in_which_the_process_stood_still_does_not_count() {
+        let all = Rc::new(Deadlines::default());
+        let deadline = all.register(Waker::noop());
+        all.pass(Duration::from_millis(100));
+        deadline.set(Duration::from_secs(5));
+        all.pass(Duration::from_secs(3600));
+        assert!(all.now_ms() == 600 && !deadline.is_over());
+        // One that is late time and again is slow, and its clock goes right.
+        for late in 1..=9 {
+            all.pass(Duration::from_secs(3600) + STEP_MAX * late);
+        }
+        assert!(deadline.is_over());
+    }
+
+    #[test]
+    fn haste_never_gives_more_time() {
+        let all = Rc::new(Deadlines::default());
+        let deadline = all.register(Waker::noop());
+        deadline.set(Duration::from_millis(200));
+        deadline.hasten(Duration::from_millis(300));
+        all.tick(200);
+        assert!(deadline.is_over());
+        deadline.set(Duration::from_millis(200));
+        deadline.hasten(Duration::from_millis(100));
+        all.tick(300);
+        assert!(deadline.is_over());
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! How a request can fail: which side, at which stage, why, and what the client is told.
 
-use crate::http1::Reject;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::http1::{Date, Reject};
 
 /// An answer of our own instead of an upstream's. Each has one status, one counter and one word in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +27,29 @@ pub enum Refusal {
     ConnectFailed,
     /// No upstream accepted a connection in time.
     ConnectTimeout,
+    /// An upstream accepted a connection and does not speak the protocol that its role is said to speak.
+    HandshakeFailed,
     /// The upstream went away before it answered, and the request could not safely be sent again.
     UpstreamClosed,
     /// The upstream did not answer in time.
     ResponseTimeout,
+    /// This proxy had no descriptors or ports left for a connection to an upstream, for as long as a request may wait for one.
+    Shortage,
+    /// The route is not for this client.
+    Forbidden,
+    /// The client asks more often than the route allows.
+    RateLimited,
+    /// The client is to ask elsewhere, this time.
+    TemporaryRedirect,
+    /// The client is to ask elsewhere from now on.
+    PermanentRedirect,
+    /// HTTP without TLS at a port that speaks TLS.
+    PlainHttp,
 }
 
 impl Refusal {
     /// Those that are about no message.
-    pub const OTHERS: [Self; 9] = [
+    pub const OTHERS: [Self; 16] = [
         Self::HeaderTimeout,
         Self::BodyTimeout,
         Self::NoUpstream,
@@ -41,6 +59,13 @@ impl Refusal {
         Self::ResponseTimeout,
         Self::QueueFull,
         Self::QueueTimeout,
+        Self::Shortage,
+        Self::Forbidden,
+        Self::RateLimited,
+        Self::TemporaryRedirect,
+        Self::PermanentRedirect,
+        Self::PlainHttp,
+        Self::HandshakeFailed,
     ];
 
     /// How many there are: the length of a table of counters.
@@ -51,6 +76,14 @@ impl Refusal {
         let requests = Reject::ALL.into_iter().map(Self::Request);
         let responses = Reject::ALL.into_iter().map(Self::Response);
         requests.chain(responses).chain(Self::OTHERS)
+    }
+
+    /// It is an answer that a route's rules give, and nothing is wrong with the connection.
+    pub(crate) fn is_by_rule(self) -> bool {
+        matches!(
+            self,
+            Self::Forbidden | Self::RateLimited | Self::TemporaryRedirect | Self::PermanentRedirect
+        )
     }
 
     /// Position in a table of counters.
@@ -68,6 +101,13 @@ impl Refusal {
             Self::ResponseTimeout => OTHERS + 6,
             Self::QueueFull => OTHERS + 7,
             Self::QueueTimeout => OTHERS + 8,
+            Self::Shortage => OTHERS + 9,
+            Self::Forbidden => OTHERS + 10,
+            Self::RateLimited => OTHERS + 11,
+            Self::TemporaryRedirect => OTHERS + 12,
+            Self::PermanentRedirect => OTHERS + 13,
+            Self::PlainHttp => OTHERS + 14,
+            Self::HandshakeFailed => OTHERS + 15,
         }
     }
 
@@ -81,10 +121,17 @@ impl Refusal {
             Self::NoUpstream => "no-upstream",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::HandshakeFailed => "handshake-failed",
             Self::UpstreamClosed => "upstream-closed",
             Self::ResponseTimeout => "response-timeout",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
+            Self::Shortage => "shortage",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate-limited",
+            Self::PlainHttp => "plain-http",
+            Self::TemporaryRedirect => "temporary-redirect",
+            Self::PermanentRedirect => "permanent-redirect",
         }
     }
 
@@ -93,9 +140,12 @@ impl Refusal {
         match self {
             Self::Request(reject) => {
                 let phrase = match reject.status() {
+                    200 => "OK",
+                    404 => "Not Found",
                     405 => "Method Not Allowed",
                     413 => "Content Too Large",
                     414 => "URI Too Long",
+                    421 => "Misdirected Request",
                     431 => "Request Header Fields Too Large",
                     501 => "Not Implemented",
                     505 => "HTTP Version Not Supported",
@@ -104,9 +154,18 @@ impl Refusal {
                 (reject.status(), phrase)
             }
             Self::HeaderTimeout | Self::BodyTimeout => (408, "Request Timeout"),
-            Self::NoUpstream | Self::QueueFull | Self::QueueTimeout => (503, "Service Unavailable"),
-            Self::Response(_) | Self::ConnectFailed | Self::UpstreamClosed => (502, "Bad Gateway"),
+            Self::NoUpstream | Self::QueueFull | Self::QueueTimeout | Self::Shortage => {
+                (503, "Service Unavailable")
+            }
+            Self::Response(_) | Self::ConnectFailed | Self::HandshakeFailed | Self::UpstreamClosed => {
+                (502, "Bad Gateway")
+            }
             Self::ConnectTimeout | Self::ResponseTimeout => (504, "Gateway Timeout"),
+            Self::Forbidden => (403, "Forbidden"),
+            Self::RateLimited => (429, "Too Many Requests"),
+            Self::TemporaryRedirect => (307, "Temporary Redirect"),
+            Self::PermanentRedirect => (308, "Permanent Redirect"),
+            Self::PlainHttp => (400, "Bad Request"),
         }
     }
 
@@ -122,47 +181,134 @@ impl Refusal {
             Self::QueueTimeout => format!("every {role} was at its limit for too long\n"),
             Self::ConnectFailed => format!("no {role} accepts connections\n"),
             Self::ConnectTimeout => format!("no {role} accepted a connection in time\n"),
+            Self::HandshakeFailed => format!("{role} does not speak the protocol that it should\n"),
             Self::UpstreamClosed => format!("{role} closed the connection without an answer\n"),
             Self::ResponseTimeout => format!("{role} did not answer in time\n"),
+            Self::Forbidden => "this is not for you\n".to_owned(),
+            Self::RateLimited => "too many requests\n".to_owned(),
+            Self::PlainHttp => "this port speaks TLS: use https://\n".to_owned(),
+            Self::TemporaryRedirect | Self::PermanentRedirect => "it is elsewhere\n".to_owned(),
+            Self::Shortage => format!("the proxy has no descriptors or ports left to connect to {role}\n"),
         }
     }
 
-    /// The whole response. `role` is who should have answered.
-    pub fn response(self, role: &str, to_head: bool) -> String {
-        let ((status, phrase), reason) = (self.status(), self.reason(role));
+    /// The whole response.
+    pub fn response(self, told: Told<'_>) -> String {
+        let ((status, phrase), reason) = (self.status(), self.reason(told.role));
         let extra = match status {
-            // RFC 9110 15.5.6: a 405 lists what is allowed.
-            405 => "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
-            503 => "Retry-After: 1\r\n",
+            // RFC 9110 15.5.6 and 9.3.7: a 405 lists what is allowed, and so does an answer to OPTIONS.
+            200 | 405 => "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
+            429 | 503 => "Retry-After: 1\r\n",
             _ => "",
         };
-        let length = reason.len();
-        let body = if to_head { "" } else { &reason };
+        let location = told.location.map(|there| format!("Location: {there}\r\n")).unwrap_or_default();
+        let close = if told.is_last { "Connection: close\r\n" } else { "" };
+        let (date, length) = (told.date, reason.len());
+        let body = if told.to_head { "" } else { &reason };
         format!(
-            "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n{extra}Connection: close\r\n\r\n{body}"
+            "HTTP/1.1 {status} {phrase}\r\nDate: {date}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n{extra}{location}{close}\r\n{body}"
         )
     }
+}
+
+/// What an answer of our own is made of besides.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'a> {
+    /// Who should have answered.
+    pub role: &'a str,
+    /// The request was HEAD.
+    pub to_head: bool,
+    /// When.
+    pub date: &'a Date,
+    /// Where the client is sent.
+    pub location: Option<&'a str>,
+    /// The connection is closed then.
+    pub is_last: bool,
 }
 
 /// Why an attempt at an upstream failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttemptFailure {
-    /// Refused, unreachable, reset while connecting.
+    /// Refused, unreachable, reset while connecting: nothing was sent.
     Connect,
-    /// Not accepted in time.
+    /// Not accepted in time: nothing was sent.
     ConnectTimeout,
-    /// Closed or reset before the first byte of its response.
+    /// It is there and does not speak the protocol that it should: nothing was sent.
+    Handshake,
+    /// The upstream has said that it did not look at the request (RFC 9113 8.7).
+    Unprocessed,
+    /// No descriptor or memory for a connection to anybody: our own shortage, and nobody else's fault.
+    Descriptors,
+    /// The queue of a Unix socket is full, and the kernel lets nobody wait for it to get shorter (connect(2)): nothing was sent.
+    Full,
+    /// No port for another connection to this address: our own shortage as well.
+    Ports,
+    /// A connection that has served others was closed or reset before the first byte of a response: the upstream may just have
+    /// closed what was idle.
+    Stale,
+    /// A new connection was.
     Closed,
 }
 
 impl AttemptFailure {
-    pub(crate) fn refusal(self) -> Refusal {
-        match self {
-            Self::Connect => Refusal::ConnectFailed,
-            Self::ConnectTimeout => Refusal::ConnectTimeout,
-            Self::Closed => Refusal::UpstreamClosed,
+    /// Of a connection that could not be made.
+    pub(crate) fn of_connect(error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::ADDRNOTAVAIL) => Self::Ports,
+            Some(Errno::AGAIN) => Self::Full,
+            _ if is_own_shortage(error) => Self::Descriptors,
+            _ => Self::Connect,
         }
     }
+
+    /// What the upstream is to answer for.
+    pub(crate) fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Connect | Self::Handshake => Some(Fault::Refused),
+            Self::ConnectTimeout => Some(Fault::AcceptTimeout),
+            Self::Closed => Some(Fault::Closed),
+            Self::Stale | Self::Unprocessed | Self::Descriptors | Self::Ports | Self::Full => None,
+        }
+    }
+
+    pub(crate) fn refusal(self) -> Refusal {
+        match self {
+            Self::Connect | Self::Full => Refusal::ConnectFailed,
+            Self::ConnectTimeout => Refusal::ConnectTimeout,
+            Self::Descriptors | Self::Ports => Refusal::Shortage,
+            Self::Handshake => Refusal::HandshakeFailed,
+            Self::Stale | Self::Unprocessed | Self::Closed => Refusal::UpstreamClosed,
+        }
+    }
+}
+
+/// Whether it is this process, or its machine, that has run out of something.
+pub(crate) fn is_own_shortage(error: &io::Error) -> bool {
+    // NOSPC: the event loop watches as many descriptors as it may (epoll_ctl(2)).
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::NOSPC];
+    error.raw_os_error().is_some_and(|code| own.contains(&Errno::from_raw_os_error(code)))
+}
+
+/// What an upstream is to answer for: by these it is spared.
+///
+/// Not here is what may as well be somebody else's doing: a client that goes away or does not read, a kept connection that is closed as
+/// it is used, which any server may do at any time (RFC 9112 9.3.1), and whatever this proxy itself is short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It accepts no connections.
+    Refused,
+    /// It did not accept a connection in time.
+    AcceptTimeout,
+    /// It closed or reset a fresh connection before the first byte of its response.
+    Closed,
+    /// It did not answer in time.
+    ResponseTimeout,
+    /// Its response broke off, or stood still for too long.
+    Truncated,
+    /// Its response breaks the rules.
+    Malformed,
+    /// It answered with a 5xx status.
+    ServerError,
 }
 
 #[cfg(test)]
@@ -170,24 +316,31 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::http1::Pieces;
+    use crate::limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES};
 
     #[test]
-    fn every_refusal_has_an_error_status_and_a_whole_response() {
+    fn every_refusal_has_a_status_and_a_whole_response() {
+        let date = Date::from_unix(0);
+        let told = Told { role: "appserver", to_head: false, date: &date, location: None, is_last: true };
         for refusal in Refusal::all() {
-            assert!((400..600).contains(&refusal.status().0), "{refusal:?}");
-            let text = refusal.response("appserver", false);
-            let longest_name = "x".repeat(feed::name::NAME_BYTES_MAX);
-            let longest = refusal.response(&longest_name, false);
-            assert_eq!(
-                Pieces::default().add(longest.as_bytes()),
-                Ok(()),
-                "it fits in what one message may add"
-            );
+            let is_last_hop = refusal == Refusal::Request(Reject::LastForward);
+            assert!((300..600).contains(&refusal.status().0) || is_last_hop, "{refusal:?}");
+            let text = refusal.response(told);
+            assert!(text.contains("\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"), "{text}");
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("Content-Length: {}", body.len())), "{text}");
-            assert!(refusal.response("appserver", true).ends_with("\r\n\r\n"));
+            assert!(head.ends_with("Connection: close"), "{text}");
+            assert!(refusal.response(Told { to_head: true, ..told }).ends_with("\r\n\r\n"));
         }
+    }
+
+    #[test]
+    fn every_refusal_with_the_longest_location_fits_in_a_buffer() {
+        let (date, role) = (Date::from_unix(0), "x".repeat(feed::name::NAME_BYTES_MAX));
+        let location = "x".repeat(HEAD_BYTES_MAX + 2048);
+        let told =
+            Told { role: &role, to_head: false, date: &date, location: Some(&location), is_last: true };
+        assert!(Refusal::all().all(|refusal| refusal.response(told).len() <= RESPONSE_BUFFER_BYTES));
     }
 
     #[test]

@@ -11,22 +11,43 @@
 
 mod accept;
 mod buffer;
+pub(crate) mod certificates;
+#[doc(hidden)]
+pub mod choosing;
 pub mod config;
+pub mod control;
 mod deadline;
+mod dial;
 pub mod error;
+mod flood;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod half;
+mod held;
 pub mod http1;
+mod http2;
 pub mod limits;
+mod link;
+pub mod listen;
+mod load;
 mod log;
+mod metrics;
 mod pipe;
+mod placing;
+mod proxy;
+pub mod route;
+#[doc(hidden)]
+pub mod ruling;
 mod run;
 mod session;
 mod socket;
 mod stats;
+mod stream;
+mod udp;
 mod upstream;
 mod worker;
 
 pub use config::Args;
-pub use run::{Proxy, run};
+pub use proxy::Proxy;
+pub use run::run;

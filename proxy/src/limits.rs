@@ -1,5 +1,7 @@
 //! Every limit of the proxy, with its reason. What exceeds one is refused by name; see [`crate::http1::Reject`].
 
+use std::time::Duration;
+
 /// Room for a message head and, at first, the body bytes behind it. What HAProxy and nginx grant (16 KiB, 4 × 8 KiB);
 /// offsets into it fit in 16 bits.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -16,12 +18,37 @@ pub const FIELD_NAME_BYTES_MAX: usize = 256;
 /// Bytes read at a time from an upstream. A response of 64 KiB then takes one read and one write where the kernel has it whole.
 pub const RESPONSE_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Bytes that a TLS record may carry (RFC 8446 5.1).
+pub const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that sealing may add to a record: its head, and what RFC 8446 5.2 grants the rest.
+pub const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 256;
+
+/// Sealed bytes that are read or written at a time: a response of [`RESPONSE_BUFFER_BYTES`], whose head makes a fifth record of it, and
+/// messages of TLS itself.
+pub const SEALED_BUFFER_BYTES: usize = 5 * (RECORD_BYTES_MAX + RECORD_OVERHEAD_BYTES_MAX) + 4 * 1024;
+
+/// Handshakes that a worker computes before its other clients have their turn: each takes 130 µs, so that nobody waits for longer than
+/// a millisecond on that account.
+pub const HANDSHAKES_COUNT_MAX: usize = 8;
+
+/// Handshakes of a worker that clients have begun and not ended: each holds 30 KiB, all of them 30 MiB. At 7,500 a second on a core they come
+/// to an eighth of a second, and an honest one lasts two round trips.
+pub const HANDSHAKES_UNDER_WAY_MAX: usize = 1024;
+
+/// Bytes that rustls keeps of a session in a ticket, and those of the ticket: a host's name and secrets, without any client's certificate, are
+/// below 500.
+pub const TICKET_STATE_BYTES_MAX: usize = 1024;
+/// See [`TICKET_STATE_BYTES_MAX`]. What is longer is not looked into.
+pub const TICKET_BYTES_MAX: usize = TICKET_STATE_BYTES_MAX + 56;
+
 /// The rest of a body from which on it is moved by splice(2). What is left of 64 KiB is cheaper to copy through a warm buffer
 /// than to move page by page.
 pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 
-/// Slices in one write: a head with a dozen cuts, or a run of chunks whose extensions are cut out.
-pub const PIECES_COUNT_MAX: usize = 32;
+/// Slices in one write: a head with a dozen cuts and every field that can be added, or a run of chunks whose extensions are cut
+/// out.
+pub const PIECES_COUNT_MAX: usize = 40;
 
 /// Digits of a chunk size: 13 hex digits are 52 bits, the largest integer that every peer reads alike, those included
 /// that parse into floating point.
@@ -33,19 +60,30 @@ pub const CHUNK_EXTENSION_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of one body's trailer section.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
+/// Bytes of a trailer's name, which is held until it is whole. No registered one is over 50; a longer one is dropped.
+pub const TRAILER_NAME_BYTES_MAX: usize = 64;
+
+/// Names in Connection, beside its own options, that are remembered until the trailers come. With more, no trailer passes:
+/// no honest sender names so many, and each costs every body room.
+pub const NOMINATED_TRAILERS_COUNT_MAX: usize = 4;
+
 /// Idle connections kept to one upstream by one worker.
 pub const POOL_IDLE_COUNT_MAX: usize = 1024;
 
-/// Upstreams tried for one request, the first included.
-pub const ATTEMPTS_COUNT_MAX: u8 = 3;
+/// Upstreams of which each may have received the request, the first included: two that vanish while they have it, and one that answers.
+pub const SENT_COUNT_MAX: u8 = 3;
+
+/// Roles that a proxy routes to: more than a cluster of thousands of nodes has, and a bound on what members can make a proxy keep.
+pub const ROUTED_ROLES_COUNT_MAX: usize = 1024;
 
 /// Proxies in front of this one that can be believed: a CDN, a firewall, two balancers and one to spare. Each may have added a
 /// line of its own to what is passed on, and all must fit in [`PIECES_COUNT_MAX`].
 pub const TRUSTED_HOPS_COUNT_MAX: usize = 5;
 
-/// Bytes read and thrown away after a refusal, so that closing with bytes unread does not reset the connection before the
-/// client has seen the answer.
-pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a request that are read and thrown away: after a refusal, so that closing with bytes unread does not reset the connection
+/// before the client has seen the answer; and after an answer whose origin reads no more, so that the client's connection can be kept.
+/// Go's net/http reads as many.
+pub const DISCARDED_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a method in the access log: no registered one is over 17.
 pub const LOG_METHOD_BYTES_MAX: usize = 17;
@@ -58,3 +96,66 @@ pub const LOG_RING_COUNT_MAX: usize = 4096;
 
 /// Connections at a time for one worker, unless told otherwise: two descriptors each, below the usual limit of 20,000.
 pub const CLIENTS_COUNT_MAX: usize = 16 * 1024;
+
+/// Streams that a client of HTTP/2 may have at a time. RFC 9113 6.5.2 recommends no fewer than a hundred.
+pub const H2_STREAMS_COUNT_MAX: u32 = 128;
+
+/// Bytes of a request's body that a client of HTTP/2 may send before an upstream has taken them.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// The same of all streams of a connection: what a client can make a worker hold.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of fields, each with the 32 that HPACK counts besides (RFC 7541 4.1): a head of [`HEAD_BYTES_MAX`] with as many fields as there may be.
+/// What is longer is answered with 431 by `h2`, which keeps HPACK in step.
+pub const H2_HEADERS_BYTES_MAX: u32 = 32 * 1024;
+
+/// Streams that a client has reset before they were looked at (rapid reset, CVE-2023-44487); more end the connection.
+pub const H2_RESETS_COUNT_MAX: usize = 20;
+
+/// Streams that this proxy had to reset for a client's fault (MadeYouReset, CVE-2025-8671); more end the connection.
+pub const H2_LOCAL_RESETS_COUNT_MAX: usize = 100;
+
+/// Bytes that frames of data may fall short of 256 each, of those that no stream has looked at yet: a stream's whole window may come at once in
+/// pieces of 16 bytes, as messages of gRPC do. `h2` holds some hundred bytes for each, two megabytes in all.
+pub const H2_DATA_SHORTFALL_BYTES_MAX: usize = H2_STREAM_WINDOW_BYTES as usize / 16 * (256 - 16);
+
+/// Frames of a client of HTTP/2 that ask for nothing and bring nothing, and that no answer has paid for: pings, settings, priorities, grants of
+/// room, and at twice the price resets. A browser that leaves a page of a hundred streams needs 200; more than these end the connection.
+pub const H2_CREDIT_MAX: i32 = 1000;
+
+/// How many of them each second pays for: clients ping a few times a second, if at all.
+pub const H2_CREDIT_A_SECOND: u128 = 100;
+
+/// Bytes of a frame of an answer that are too few to pay for anything: whoever grants room in crumbs is answered by such.
+pub const H2_CRUMB_BYTES_MAX: usize = 15;
+
+/// Room on the whole connection below which a crumb may be all that its client takes.
+pub const H2_ROOM_BYTES_MIN: i64 = 1024;
+
+/// How long the peer's kernel may leave what was sent to an upstream of HTTP/2 without a word: a connection whose packets are lost would
+/// be given streams for a quarter of an hour.
+pub const H2_ORIGIN_ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a response of which a client has to take as many within the `body` timeout: of a hundred streams over a slow line each gets little.
+pub const H2_PACE_BYTES: usize = 4 * 1024;
+
+/// Bytes of a stream's response that wait for the client's connection.
+pub const H2_SEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// Streams under way on one connection to an upstream of HTTP/2, where that bears more: what most servers bear. Another connection is made
+/// for others, so that none waits for the congestion of one.
+pub const H2_ORIGIN_STREAMS_COUNT_MAX: u32 = 100;
+
+/// Bytes of a response that an upstream may send before its client has taken them.
+pub const H2_ORIGIN_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// The same of all streams of a connection, each of which may have all of its own: those whose clients are slow hold up no others.
+pub const H2_ORIGIN_CONNECTION_WINDOW_BYTES: u32 =
+    H2_ORIGIN_STREAM_WINDOW_BYTES * H2_ORIGIN_STREAMS_COUNT_MAX;
+
+/// Bytes that one route adds to a message: a policy for scripts and a dozen short fields.
+pub const CHANGED_BYTES_MAX: usize = 1024;
+
+/// Fields that one route takes out: each costs a piece of the message.
+pub const CHANGED_COUNT_MAX: usize = 16;

@@ -2,9 +2,10 @@
 //! proxy's memory.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     os::fd::OwnedFd,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -17,7 +18,7 @@ use crate::socket::Socket;
 const PIPE_BYTES: usize = 256 * 1024;
 
 /// Pipes that a worker keeps for reuse; two descriptors each.
-const PIPES_COUNT_MAX: usize = 128;
+const KEPT_COUNT_MAX: usize = 128;
 
 /// A pipe, empty between transfers.
 #[derive(Debug)]
@@ -26,18 +27,32 @@ pub(crate) struct Pipe {
     input: OwnedFd,
     /// What is inside.
     bytes: usize,
+    /// How many pipes the worker has.
+    count: Rc<Cell<usize>>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.count.set(self.count.get() - 1);
+    }
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
+    fn new(count: &Rc<Cell<usize>>) -> io::Result<Self> {
         let (output, input) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Refused to those who have many: theirs stay as they are.
         let _ = fcntl_setpipe_size(&input, PIPE_BYTES);
-        Ok(Self { output, input, bytes: 0 })
+        count.set(count.get() + 1);
+        Ok(Self { output, input, bytes: 0, count: count.clone() })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// What is inside.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes in up to `bytes_max` of what there is; 0 is the end.
@@ -77,22 +92,53 @@ impl Pipe {
     }
 }
 
-/// Pipes not in use, the most recent on top.
-#[derive(Debug, Default)]
-pub(crate) struct Pipes(RefCell<Vec<Pipe>>);
+/// The pipes of a worker: those not in use, the most recent on top, and how many there are in all.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    kept: RefCell<Vec<Pipe>>,
+    count: Rc<Cell<usize>>,
+    count_max: usize,
+}
 
 impl Pipes {
-    /// None when the process can have no more: bytes are copied then.
+    /// At most so many at a time, kept ones included: descriptors are for connections first.
+    pub(crate) fn new(count_max: usize) -> Self {
+        Self { kept: RefCell::default(), count: Rc::default(), count_max }
+    }
+
+    /// None when there are to be no more: bytes are copied then.
     pub(crate) fn take(&self) -> Option<Pipe> {
-        let kept = self.0.borrow_mut().pop();
-        kept.or_else(|| Pipe::new().ok())
+        let kept = self.kept.borrow_mut().pop();
+        kept.or_else(|| (self.count.get() < self.count_max).then(|| Pipe::new(&self.count).ok())?)
     }
 
     /// One with bytes inside belongs to a transfer that was broken off, and goes with them.
     pub(crate) fn put(&self, pipe: Pipe) {
-        let mut pipes = self.0.borrow_mut();
-        if pipe.is_empty() && pipes.len() < PIPES_COUNT_MAX {
-            pipes.push(pipe);
+        let mut kept = self.kept.borrow_mut();
+        if pipe.is_empty() && kept.len() < KEPT_COUNT_MAX {
+            kept.push(pipe);
         }
+    }
+
+    /// Closes those not in use.
+    pub(crate) fn clear(&self) {
+        self.kept.borrow_mut().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_pipes_as_may_be_and_no_more() {
+        let pipes = Pipes::new(2);
+        let (first, _second) = (pipes.take().unwrap(), pipes.take().unwrap());
+        assert!(pipes.take().is_none());
+        pipes.put(first);
+        let again = pipes.take();
+        assert!(again.is_some() && pipes.take().is_none());
+        drop(again);
+        assert!(pipes.take().is_some());
     }
 }

@@ -6,8 +6,10 @@
 //! that nothing is there.
 
 use std::{
+    future::{Future, poll_fn},
     io::{self, IoSlice},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    pin::pin,
     task::{Context, Poll, ready},
 };
 
@@ -15,7 +17,7 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
 };
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, task::coop::unconstrained};
 
 #[derive(Debug)]
 pub(crate) struct Socket(State);
@@ -63,6 +65,11 @@ impl Socket {
         Self(State::Unwatched(socket))
     }
 
+    /// None: what is left where a socket was taken away.
+    pub(crate) fn lost() -> Self {
+        Self(State::Lost)
+    }
+
     pub(crate) fn is_watched(&self) -> bool {
         matches!(self.0, State::Watched(_))
     }
@@ -88,6 +95,12 @@ impl Socket {
         self.watch()?.poll_read_ready(context)
     }
 
+    /// Neither bytes nor an end have come. No system call: readiness is what the event loop has seen.
+    pub(crate) fn is_quiet(&mut self, context: &mut Context<'_>) -> bool {
+        // Outside the task's budget: one that is used up makes every socket look quiet, those of the dead and the poisoned too.
+        pin!(unconstrained(poll_fn(|context| self.poll_recv_ready(context)))).poll(context).is_pending()
+    }
+
     /// Whether there is room to write, or a connection that was begun is made or refused. No system call.
     pub(crate) fn poll_send_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.watch()?.poll_write_ready(context)
@@ -111,6 +124,18 @@ impl Socket {
         self.poll_call(context, Way::In, |socket| {
             recv(socket, &mut [0; 1][..], RecvFlags::PEEK)?;
             Ok(((), Rest::Perhaps))
+        })
+    }
+
+    /// Reads without taking: the same bytes are there afterwards. 0 is the end.
+    pub(crate) fn poll_peek_at(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_call(context, Way::In, |socket| {
+            let (count, _) = recv(socket, &mut *into, RecvFlags::PEEK)?;
+            Ok((count, Rest::Perhaps))
         })
     }
 
@@ -153,12 +178,47 @@ impl Socket {
         self.poll_call(context, Way::Out, |socket| Ok((call(socket)?, Rest::Perhaps)))
     }
 
+    /// Makes a call whatever the event loop knows.
+    ///
+    /// # Errors
+    /// The call's; `AGAIN` where it would block.
+    pub(crate) fn call<T>(
+        &self,
+        call: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        Ok(call(self.fd().ok_or(Errno::NOTCONN)?)?)
+    }
+
     /// Says that nothing more will be sent.
     ///
     /// # Errors
     /// The connection is broken.
     pub(crate) fn finish(&self) -> io::Result<()> {
         Ok(shutdown(self.fd().ok_or(Errno::NOTCONN)?, Shutdown::Write)?)
+    }
+
+    /// How many bytes the other side's kernel has not acknowledged yet (tcp(7), `SIOCOUTQ`); none of a connection that is lost.
+    #[expect(unsafe_code, reason = "neither socket2 nor rustix knows the request")]
+    pub(crate) fn unacknowledged_bytes(&self) -> Option<usize> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open while `self` is borrowed, and the kernel writes one `int`, to which the pointer is.
+        let result = unsafe { libc::ioctl(self.fd()?.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        usize::try_from(bytes).ok().filter(|_| result == 0)
+    }
+
+    /// Has the kernel keep twice as much of what came, where something did that nobody has read yet.
+    ///
+    /// Linux from 6.6 on closes the window of a connection for which it has no memory, and then throws away the other side's
+    /// acknowledgements with the segments behind the window (`tcp_select_window`, `ICSK_ACK_NOMEM`; `tcp_sequence`): what is sent on that
+    /// connection stands still until somebody reads from it. A client that sends its next requests in small pieces while it takes
+    /// an answer gets there.
+    pub(crate) fn make_room(&self) {
+        let has_unread =
+            self.fd().is_some_and(|fd| rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes > 0));
+        if has_unread && let Some(options) = self.options() {
+            // The kernel doubles what it is given, within its own bounds.
+            let _ = options.recv_buffer_size().and_then(|bytes| options.set_recv_buffer_size(bytes));
+        }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -222,4 +282,34 @@ impl Socket {
 
 fn is_to_be_tried_again(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        net::{TcpListener, TcpStream},
+        os::fd::OwnedFd,
+    };
+
+    use super::Socket;
+
+    #[test]
+    fn only_a_socket_with_something_unread_gets_more_room_within_the_kernels_bounds() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        socket2::SockRef::from(&accepted).set_recv_buffer_size(8 << 10).unwrap();
+        let socket = Socket::unwatched(OwnedFd::from(accepted));
+        let room = || socket.options().unwrap().recv_buffer_size().unwrap();
+        let before = room();
+        socket.make_room();
+        assert_eq!(room(), before, "nothing came");
+        client.write_all(b"GET").unwrap();
+        while rustix::io::ioctl_fionread(socket.fd().unwrap()).unwrap() == 0 {}
+        socket.make_room();
+        assert_eq!(room(), 2 * before);
+        (0..32).for_each(|_| socket.make_room());
+        assert!(room() < 1 << 30, "the kernel has a bound");
+    }
 }

@@ -3,118 +3,282 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::watch, task::spawn_local, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::spawn_local,
+    time::Instant,
+};
 
 use crate::{
     buffer::Shelf,
-    config::{Balance, HalfClosed, Timeouts, UpstreamRules},
+    certificates::Store,
+    config::{Balance, EdgeRules, HalfClosed, Plan, SniRule, Timeouts, UpstreamProtocol, UpstreamRules},
     deadline::{Deadlines, TICK},
-    error::{AttemptFailure, Refusal},
-    http1::Forwarding,
-    limits::{HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
+    error::{Fault, Refusal},
+    http1::{Date, Forwarding, Scheme, head::Asked, verb::Verb},
+    limits::{HANDSHAKES_COUNT_MAX, HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
+    listen::{handshakes::Handshakes, target::Target},
     log::Tap,
     pipe::Pipes,
-    session::exchange::Exchange,
-    stats::Stats,
+    route::{self, Key, Rules, Table, Verdict},
+    stats::{Phase, Stats},
+    stream::tls::{Shelves, Turns},
     upstream::{
-        Lease, Roster, Ticket, Wanted,
-        directory::{Directory, Role},
+        Avoided, Lease, Pool, Roster, Ticket, Wanted,
+        attention::Attention,
+        dice::Dice,
+        directory::{Directory, Role, Roles, Routes},
         hash,
-        pick::{Dice, Now},
     },
 };
 
+mod counted;
+
+pub(crate) use counted::Counted;
+
 /// Buffers and exchanges that a worker keeps for reuse: enough for a thousand requests under way, and a bound on what an
 /// hour of overload leaves behind.
-const SHELF_COUNT_MAX: usize = 1024;
+pub(crate) const SHELF_COUNT_MAX: usize = 1024;
 
-/// What does not change while a proxy runs.
+/// A plan as workers look at it.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) half_closed: HalfClosed,
-    pub(crate) clients_max: usize,
     pub(crate) rules: UpstreamRules,
+    pub(crate) edges: EdgeRules,
+    /// The roles of the hosts of TLS clients, by their positions.
+    pub(crate) sni: Arc<Table<usize>>,
+    /// The certificates of this proxy.
+    pub(crate) certificates: Arc<Store>,
     pub(crate) body_bytes_max: u64,
     pub(crate) forwarding: Option<Forwarding>,
     pub(crate) via: Option<String>,
 }
 
+impl Settings {
+    /// Those of a plan whose roles are known.
+    pub(crate) fn of(plan: &Plan, directory: &Directory, certificates: Arc<Store>) -> Self {
+        let position = |rule: &SniRule| directory.position(rule.role.as_str());
+        let sni = plan.edges.sni.iter().filter_map(|rule| Some((rule.host.clone(), position(rule)?)));
+        Self {
+            timeouts: plan.timeouts,
+            half_closed: plan.half_closed,
+            rules: plan.rules.clone(),
+            edges: plan.edges.clone(),
+            sni: Arc::new(sni.collect()),
+            certificates,
+            body_bytes_max: plan.body_bytes_max,
+            forwarding: plan.forwarding,
+            via: plan.via.clone(),
+        }
+    }
+}
+
+/// What a worker may have at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) clients_max: usize,
+    pub(crate) pipes_max: usize,
+    pub(crate) flows_max: usize,
+}
+
 /// What the sessions of one thread share.
 pub(crate) struct Worker {
-    pub(crate) settings: Settings,
+    settings: RefCell<Rc<Settings>>,
+    clients_max: usize,
     pub(crate) stats: Arc<Stats>,
     /// The access log, if there is one.
     pub(crate) log: Option<Tap>,
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) requests: Shelf,
     pub(crate) responses: Shelf,
+    /// For what is sealed by TLS, and what is to be.
+    pub(crate) sealed: Rc<Shelves>,
+    pub(crate) handshakes: Turns,
+    pub(crate) handshakes_under_way: Rc<Handshakes>,
     pub(crate) pipes: Pipes,
     /// By the position of the role in the directory.
-    pub(crate) rosters: Vec<Roster>,
+    rosters: RefCell<Vec<Rc<Roster>>>,
+    /// The newest routes, and those that were looked at last.
+    routes: RefCell<(watch::Receiver<Routes>, Routes)>,
     pub(crate) clients: Cell<usize>,
+    pub(crate) flows_max: usize,
+    /// Flows of datagrams that there are.
+    pub(crate) flows: Cell<usize>,
+    /// A client has gone.
+    pub(crate) room: Notify,
+    /// What messages are dated with; as exact as the ticker.
+    pub(crate) date: Cell<Date>,
     draining: Cell<bool>,
-    #[expect(clippy::vec_box, reason = "the boxes themselves are what is kept")]
-    exchanges: RefCell<Vec<Box<Exchange>>>,
+    /// It stops.
+    drained: Notify,
+    /// Clients without a request are closed.
+    ends_idle: Cell<bool>,
     dice: RefCell<Dice>,
+    attention: Arc<Attention>,
+    /// Somebody looks at how long answers take, as of the last tick.
+    times_answers: Cell<bool>,
     /// Wakes the task that looks after idle upstream connections.
-    sweeper: RefCell<Waker>,
-    started_unix_ms: u64,
+    sweeper: Arc<Notify>,
 }
 
 impl Worker {
     /// The worker of this position; `seed` is for its choices.
     pub(crate) fn new(
         settings: Settings,
+        room: Room,
         id: usize,
         directory: &Directory,
         stats: Arc<Stats>,
         log: Option<Tap>,
         seed: u64,
     ) -> Rc<Self> {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let roster = |role: &Arc<Role>| Roster::new(settings.rules.clone(), role, id);
-        Rc::new(Self {
-            rosters: directory.roles().iter().map(roster).collect(),
-            settings,
+        let sweeper = Arc::new(Notify::new());
+        let routes = directory.subscribe_routes();
+        let worker = Rc::new(Self {
+            rosters: RefCell::default(),
+            routes: RefCell::new((routes.clone(), routes.borrow().clone())),
+            pipes: Pipes::new(room.pipes_max),
+            clients_max: room.clients_max,
+            flows_max: room.flows_max,
+            flows: Cell::new(0),
+            settings: RefCell::new(Rc::new(settings)),
             stats,
             log,
             deadlines: Rc::default(),
             requests: Shelf::new(HEAD_BYTES_MAX, SHELF_COUNT_MAX),
             responses: Shelf::new(RESPONSE_BUFFER_BYTES, SHELF_COUNT_MAX),
-            pipes: Pipes::default(),
+            sealed: Rc::new(Shelves::new(SHELF_COUNT_MAX)),
+            handshakes: Turns::new(HANDSHAKES_COUNT_MAX),
+            handshakes_under_way: Rc::default(),
             clients: Cell::new(0),
+            room: Notify::new(),
+            date: Cell::new(now_as_date()),
             draining: Cell::new(false),
-            exchanges: RefCell::default(),
+            drained: Notify::new(),
+            ends_idle: Cell::new(false),
             dice: RefCell::new(Dice::new(seed)),
-            sweeper: RefCell::new(Waker::noop().clone()),
-            started_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        })
+            attention: directory.attention().clone(),
+            times_answers: Cell::new(false),
+            sweeper,
+        });
+        worker.add_rosters(id, &directory.roles());
+        worker
+    }
+
+    /// What holds now. Whoever needs it for longer than a moment keeps it.
+    pub(crate) fn settings(&self) -> Rc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// From now on these hold.
+    pub(crate) fn apply_settings(&self, settings: Settings) {
+        self.rosters.borrow().iter().for_each(|roster| roster.apply_rules(&settings.rules));
+        self.settings.replace(Rc::new(settings));
     }
 
     /// Starts the tasks that every worker has: the clock, the pools' sweeper, the roles' followers.
     pub(crate) fn start_tasks(self: &Rc<Self>, id: usize, directory: &Directory) {
         spawn_local(self.clone().keep_time());
         spawn_local(self.clone().sweep_pools());
-        for (position, role) in directory.roles().iter().enumerate() {
-            spawn_local(self.clone().follow_role(id, position, role.clone()));
-            if let Some(queue) = self.rosters[position].queue().cloned() {
-                spawn_local(async move { queue.take_turns().await });
+        let (roles, known) = (directory.subscribe_roles(), self.rosters.borrow().len());
+        self.start_following(id, 0..known, &roles.borrow());
+        spawn_local(self.clone().follow_roles(id, roles));
+    }
+
+    /// Makes rosters for the roles that have none; their positions.
+    fn add_rosters(&self, id: usize, roles: &[Arc<Role>]) -> Range<usize> {
+        let mut rosters = self.rosters.borrow_mut();
+        let known = rosters.len();
+        let roster = |role: &Arc<Role>| {
+            Rc::new(Roster::new(&self.settings.borrow().rules, role, id, self.sweeper.clone()))
+        };
+        rosters.extend(roles[known..].iter().map(roster));
+        known..rosters.len()
+    }
+
+    fn start_following(self: &Rc<Self>, id: usize, positions: Range<usize>, roles: &[Arc<Role>]) {
+        for position in positions {
+            spawn_local(self.clone().follow_role(id, position, roles[position].clone()));
+            let queue = self.roster(position).queue().clone();
+            spawn_local(async move { queue.take_turns().await });
+        }
+    }
+
+    async fn follow_roles(self: Rc<Self>, id: usize, mut roles: watch::Receiver<Roles>) {
+        loop {
+            let all = roles.borrow_and_update().clone();
+            let new = self.add_rosters(id, &all);
+            self.start_following(id, new, &all);
+            if roles.changed().await.is_err() {
+                return;
             }
         }
     }
 
-    /// The key of a client where its role is balanced by clients.
-    pub(crate) fn client_key(&self, role: usize, peer: SocketAddr) -> Option<u64> {
-        let is_wanted = self.rosters[role].balance == Balance::HashClient;
-        is_wanted.then(|| hash::client_key(peer.ip()))
+    /// The roster of the role at this position of the directory.
+    pub(crate) fn roster(&self, role: usize) -> Rc<Roster> {
+        self.rosters.borrow()[role].clone()
+    }
+
+    /// The role's upstreams speak HTTP/2.
+    pub(crate) fn speaks_http2(&self, role: usize) -> bool {
+        self.rosters.borrow()[role].protocol() == UpstreamProtocol::H2c
+    }
+
+    /// Where a request's route leads.
+    pub(crate) fn route(&self, key: &Key) -> Option<route::Target> {
+        self.with_routes(|routes| routes.find(key).cloned())
+    }
+
+    /// The role that has a host by its name, whatever the path; none where that takes a look at requests.
+    pub(crate) fn route_host(&self, key: &Key) -> Option<usize> {
+        self.with_routes(|routes| match routes.find_host(key) {
+            Some(route::Target::Role(role)) => Some(*role),
+            Some(route::Target::Ruled(_)) | None => None,
+        })
+    }
+
+    /// What becomes of a client's request by the rules of its route.
+    pub(crate) fn judge(
+        &self,
+        rules: &Rules,
+        client: (Option<IpAddr>, Scheme),
+        asked: &Asked<'_>,
+    ) -> Verdict {
+        let is_served = |role: usize| self.rosters.borrow()[role].has_ready();
+        rules.judge(client, asked, &mut self.dice.borrow_mut(), is_served)
+    }
+
+    /// Whom a TLS client is for that asks for this host: whoever was told to have it, else who claims it by its name, else the default.
+    pub(crate) fn target_of(&self, host: Option<&str>, default: Target) -> Target {
+        let key = host.and_then(|host| Key::new(host.as_bytes(), b"/").ok());
+        let role =
+            key.and_then(|key| self.settings().sni.find(&key).copied().or_else(|| self.route_host(&key)));
+        role.map_or(default, |role| Target::only(role, self.roster(role).name.clone()))
+    }
+
+    fn with_routes<T>(&self, look: impl FnOnce(&Routes) -> T) -> T {
+        let (newest, current) = &mut *self.routes.borrow_mut();
+        if newest.has_changed().unwrap_or(false) {
+            *current = newest.borrow_and_update().clone();
+        }
+        look(current)
+    }
+
+    /// The key of a client where its role is balanced by clients; none of one without an address.
+    pub(crate) fn client_key(&self, role: usize, peer: Option<SocketAddr>) -> Option<u64> {
+        let is_wanted = *self.roster(role).balance() == Balance::HashClient;
+        peer.filter(|_| is_wanted).map(|peer| hash::client_key(peer.ip()))
     }
 
     /// Chooses an upstream of a role and counts a use of it; waits where all are at their limit.
@@ -122,21 +286,35 @@ impl Worker {
         &self,
         context: &Context<'_>,
         role: usize,
-        (avoid, key): (&[u64], Option<u64>),
+        (avoid, key): (&Avoided, Option<u64>),
         ticket: &mut Option<Ticket>,
     ) -> Poll<Result<Lease, Refusal>> {
         let wanted = self.wanted(avoid, key);
-        self.rosters[role].poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut())
+        let roster = &self.rosters.borrow()[role];
+        let leased = roster.poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut());
+        leased.map_ok(|lease| self.timed(lease))
     }
 
-    /// An attempt at an upstream of a role failed.
-    pub(crate) fn note_failure(&self, role: usize, lease: &Lease, failure: AttemptFailure) {
-        self.rosters[role].apply_failure(&lease.upstream.endpoint, failure, self.deadlines.now_ms());
+    /// Counts a use of the upstream of this node, by the hash of its name; none if it is not to be chosen, or full.
+    pub(crate) fn lease_of_node(&self, role: usize, node_hash: u64, avoid: &Avoided) -> Option<Lease> {
+        self.roster(role).lease_of_node(node_hash, self.wanted(avoid, None)).map(|lease| self.timed(lease))
+    }
+
+    /// A lease that has just been given, and when, if somebody looks at how long answers take.
+    fn timed(&self, mut lease: Lease) -> Lease {
+        lease.timed_from = self.times_answers.get().then(std::time::Instant::now);
+        lease
+    }
+
+    /// Something failed that an upstream of a role is to answer for.
+    pub(crate) fn note_fault(&self, role: usize, lease: &Lease, fault: Fault) {
+        lease.upstream.endpoint.health.tally.note_failure();
+        self.rosters.borrow()[role].apply_fault(lease, fault, self.deadlines.now_ms());
     }
 
     /// Whether the role's budget has another retry; counts it as done, or as denied.
     pub(crate) fn take_retry(&self, role: usize) -> bool {
-        let is_granted = self.rosters[role].take_retry(self.deadlines.now_ms());
+        let is_granted = self.rosters.borrow()[role].take_retry(self.deadlines.now_ms());
         let counter = if is_granted { &self.stats.retries } else { &self.stats.retries_denied };
         counter.add(1);
         is_granted
@@ -144,38 +322,67 @@ impl Worker {
 
     /// Whether a request that waits can wait at another upstream instead, and the role's budget has a retry for it. It is not denied one
     /// by this: it waits on.
-    pub(crate) fn take_move(&self, role: usize, avoid: &[u64]) -> bool {
-        let roster = &self.rosters[role];
+    pub(crate) fn take_move(&self, role: usize, avoid: &Avoided) -> bool {
+        let roster = self.roster(role);
         let is_granted =
             roster.has_better(self.wanted(avoid, None)) && roster.take_retry(self.deadlines.now_ms());
         self.stats.retries.add(u64::from(is_granted));
         is_granted
     }
 
-    fn wanted<'a>(&self, avoid: &'a [u64], key: Option<u64>) -> Wanted<'a> {
-        let ms = self.deadlines.now_ms();
-        Wanted { avoid, key, now: Now { ms, unix_ms: self.started_unix_ms + ms } }
+    fn wanted<'a>(&self, avoid: &'a Avoided, key: Option<u64>) -> Wanted<'a> {
+        Wanted { avoid, key, now_ms: self.deadlines.now_ms() }
     }
 
-    /// An upstream of a role answered.
+    /// A request was answered, or is about to be: that of a role by its position, or of none.
+    pub(crate) fn note_answer(&self, role: usize, verb: Verb, status: u16) {
+        match self.rosters.borrow().get(role) {
+            Some(roster) => roster.answers.note(verb, status),
+            None => self.stats.answers.note(verb, status),
+        }
+    }
+
+    /// A phase of a request took so long: that of a role by its position, or of none.
+    pub(crate) fn note_time(&self, role: usize, phase: Phase, time: Duration) {
+        match self.rosters.borrow().get(role) {
+            Some(roster) => roster.latencies.note(phase, time),
+            None => self.stats.latencies.note(phase, time),
+        }
+    }
+
+    /// An upstream of a role has begun to answer.
     pub(crate) fn note_status(&self, role: usize, lease: &Lease, status: u16) {
-        self.rosters[role].apply_status(&lease.upstream.endpoint, status, self.deadlines.now_ms());
+        self.rosters.borrow()[role].apply_status(lease, status, self.deadlines.now_ms());
     }
 
-    /// The context of the sweeper, under which idle connections wait.
-    pub(crate) fn with_sweeper<T>(&self, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
-        act(&mut Context::from_waker(&self.sweeper.borrow()))
+    /// An upstream of a role has answered to the end.
+    pub(crate) fn note_response(&self, role: usize, lease: &Lease, status: u16) {
+        self.rosters.borrow()[role].apply_response(lease, status);
     }
 
-    pub(crate) fn take_exchange(&self) -> Box<Exchange> {
-        self.exchanges.borrow_mut().pop().unwrap_or_default()
+    /// An upstream of a role has accepted a connection, which is all that is asked of it.
+    pub(crate) fn note_accepted(&self, role: usize, lease: &Lease) {
+        self.rosters.borrow()[role].apply_success(lease);
     }
 
-    pub(crate) fn put_exchange(&self, mut exchange: Box<Exchange>) {
-        exchange.reset(self);
-        let mut exchanges = self.exchanges.borrow_mut();
-        if exchanges.len() < SHELF_COUNT_MAX {
-            exchanges.push(exchange);
+    /// Waits until another client may come: those that are too many wait in the kernel's queue, as they do at HAProxy.
+    pub(crate) async fn wait_for_room(&self) {
+        while self.clients.get() >= self.clients_max {
+            self.stats.clients_held.add(1);
+            self.room.notified().await;
+        }
+    }
+
+    /// Closes what is kept for later use only, for its descriptors.
+    pub(crate) fn close_idle(&self) {
+        self.rosters.borrow().iter().for_each(|roster| roster.for_each_pool(Pool::clear));
+        self.pipes.clear();
+    }
+
+    /// Ready when the worker stops.
+    pub(crate) async fn draining(&self) {
+        while !self.is_draining() {
+            self.drained.notified().await;
         }
     }
 
@@ -183,10 +390,23 @@ impl Worker {
         self.draining.get()
     }
 
-    /// Idle clients are closed now, the others after their exchange.
+    /// Clients are closed after their exchange. Who has none may send one more request, which is answered: it may be under way.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
+        self.drained.notify_waiters();
         self.deadlines.wake_all();
+    }
+
+    /// Whether a client without a request is to be closed.
+    pub(crate) fn ends_idle(&self) -> bool {
+        self.ends_idle.get()
+    }
+
+    /// Clients without a request are closed now.
+    pub(crate) fn end_idle(&self) {
+        if !self.ends_idle.replace(true) {
+            self.deadlines.wake_all();
+        }
     }
 
     async fn keep_time(self: Rc<Self>) {
@@ -195,27 +415,28 @@ impl Worker {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.deadlines.tick(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
-            self.rosters.iter().filter_map(Roster::queue).for_each(|queue| queue.wake_first());
+            self.date.set(now_as_date());
+            self.times_answers.set(self.attention.is_drawn());
+            self.deadlines.pass(started.elapsed());
+            self.rosters.borrow().iter().for_each(|roster| roster.queue().wake_first());
         }
     }
 
     /// Closes idle upstream connections: at once when the other side closes or speaks, and when nobody needed them for long.
     async fn sweep_pools(self: Rc<Self>) {
-        let idle_ms = u64::try_from(self.settings.timeouts.idle.as_millis() / 4).unwrap_or(u64::MAX);
         let mut period = tokio::time::interval(Duration::from_secs(1));
-        std::future::poll_fn::<(), _>(|context| {
-            if !self.sweeper.borrow().will_wake(context.waker()) {
-                self.sweeper.replace(context.waker().clone());
-            }
-            while period.poll_tick(context).is_ready() {}
+        loop {
+            let sweep: fn(&Pool, u64) = tokio::select! {
+                _ = period.tick() => Pool::sweep,
+                () = self.sweeper.notified() => Pool::sweep_news,
+            };
+            let idle = self.settings.borrow().timeouts.idle / 4;
+            let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
             let oldest_ms = self.deadlines.now_ms().saturating_sub(idle_ms);
-            for roster in &self.rosters {
-                roster.for_each_pool(|pool| pool.sweep(oldest_ms, context));
+            for roster in &*self.rosters.borrow() {
+                roster.for_each_pool(|pool| sweep(pool, oldest_ms));
             }
-            Poll::Pending
-        })
-        .await;
+        }
     }
 
     async fn follow_role(self: Rc<Self>, id: usize, position: usize, role: Arc<Role>) {
@@ -224,7 +445,7 @@ impl Worker {
         let mut listings: watch::Receiver<_> = role.subscribe();
         loop {
             let listing = listings.borrow_and_update().clone();
-            self.rosters[position].apply_listing(&listing);
+            self.roster(position).apply_listing(&listing, self.deadlines.now_ms());
             if listing.has_stranded() {
                 self.deadlines.wake_all();
             }
@@ -235,6 +456,10 @@ impl Worker {
         }
         drop(on_end);
     }
+}
+
+fn now_as_date() -> Date {
+    Date::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
 struct NoteOnDrop {

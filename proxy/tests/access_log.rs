@@ -37,7 +37,7 @@ impl Stage {
             upstream.local_addr().unwrap(),
             file.display()
         );
-        let proxy = Proxy::start(Flags::parse_from(flags.split_whitespace()).args).unwrap();
+        let proxy = Proxy::start(&Flags::parse_from(flags.split_whitespace()).args).unwrap();
         let addr = proxy.addrs()[0];
         Self { upstream, proxy, addr }
     }
@@ -183,7 +183,7 @@ fn a_log_that_cannot_be_opened_and_a_file_without_a_log_are_told_at_once() {
     ] {
         let flags = format!("proxy --listen http://127.0.0.1:0=app {flags}");
         let args = Flags::parse_from(flags.split_whitespace()).args;
-        let error = Proxy::start(args).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let error = Proxy::start(&args).err().map(|error| format!("{error:#}")).unwrap_or_default();
         assert!(error.contains(told), "{error}");
     }
 }

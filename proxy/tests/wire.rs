@@ -11,7 +11,9 @@
 //! half-closed: keep                               as --half-closed
 //! flags: --body-bytes-max 5                       any others
 //! upstreams: live refusing silent                 the table: scripted, refusing and never accepting endpoints, or none
+//! dates: shown                                    `Date: now` is expected where the proxy adds one; else scripts do not see it
 //! split: no                                       only whole segments: time or segments are what the script is about
+//! sealed: no                                      not through TLS: it is about what is otherwise then, or of too little time for a relay
 //! client> $ / HTTP/1.1\r\n                        sends; indented lines continue
 //!         Host: a\r\n\r\n
 //! upstream< $ / HTTP/1.1\r\nHost: a\r\n\r\n       must receive exactly this
@@ -27,7 +29,8 @@
 //! further ones. `upstream none` says that there was none. Bytes are written as in Rust (`\r \n \t \0 \\ \xNN`), and `{ab*3}`
 //! is `ababab`. At the end the proxy is stopped: nothing more may have been sent, nobody else may have been connected to.
 //!
-//! Each script is played with its bytes in whole segments, one by one, and cut at random. `WIRE=text` plays the scripts with
+//! Each script is played with its bytes in whole segments, one by one, and cut at random; and once more through TLS, in records
+//! cut at random. `WIRE=text` plays the scripts with
 //! this text in their names, `WIRE_SEED` sets the cuts.
 
 #[path = "wire/peer.rs"]
@@ -36,6 +39,8 @@ mod peer;
 mod play;
 #[path = "wire/script.rs"]
 mod script;
+#[path = "sealed/mod.rs"]
+mod sealed;
 
 use std::{
     path::Path,
@@ -44,6 +49,7 @@ use std::{
 };
 
 use peer::Split;
+use proxy::config::Protocol;
 use script::Script;
 
 /// How long a step may take before it has failed, however busy the machine is.
@@ -54,6 +60,9 @@ const PATIENCE_WITH_THE_WRONG: Duration = Duration::from_secs(1);
 
 /// Scripts played at a time: they wait more than they work.
 const PLAYERS_COUNT: usize = 32;
+
+/// The same where each has a relay beside it, which works.
+const SEALED_PLAYERS_COUNT: usize = 12;
 
 /// Random segmentations of each script.
 const RANDOM_SPLITS_COUNT: u64 = 3;
@@ -66,19 +75,30 @@ fn splits(script: &Script, seed: u64) -> Vec<Split> {
     [Split::Whole, Split::Single].into_iter().chain(random).collect()
 }
 
+/// How a script is played.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Plain(Split),
+    Sealed(u64),
+}
+
 /// Plays everything in `jobs` and returns what failed.
-fn play_all(jobs: Vec<(Script, Split)>) -> Vec<String> {
+fn play_all(jobs: Vec<(Script, Way)>, players: usize) -> Vec<String> {
     let (jobs, failures) = (Mutex::new(jobs.into_iter()), Mutex::new(Vec::new()));
     let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
     let player = || {
-        while let Some((script, split)) = next() {
-            if let Err(error) = play::play(&script, split, PATIENCE) {
-                let failure = format!("{} [{split:?}]\n    {error}", script.name);
+        while let Some((script, way)) = next() {
+            let played = match way {
+                Way::Plain(split) => play::play(&script, split, PATIENCE),
+                Way::Sealed(seed) => play::play_sealed(&script, seed, PATIENCE),
+            };
+            if let Err(error) = played {
+                let failure = format!("{} [{way:?}]\n    {error}", script.name);
                 failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
             }
         }
     };
-    std::thread::scope(|scope| (0..PLAYERS_COUNT).for_each(|_| drop(scope.spawn(player))));
+    std::thread::scope(|scope| (0..players).for_each(|_| drop(scope.spawn(player))));
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     failures.sort();
     failures
@@ -86,15 +106,28 @@ fn play_all(jobs: Vec<(Script, Split)>) -> Vec<String> {
 
 #[test]
 fn every_script_holds_in_every_segmentation() {
-    let scripts = script::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire")).unwrap();
+    play_scripts(PLAYERS_COUNT, |script, seed| splits(script, seed).into_iter().map(Way::Plain).collect());
+}
+
+#[test]
+fn every_script_holds_through_tls() {
+    play_scripts(SEALED_PLAYERS_COUNT, |script, seed| {
+        let is_sealed = script.is_sealed && script.protocol == Protocol::Http;
+        is_sealed.then_some(Way::Sealed(seed)).into_iter().collect()
+    });
+}
+
+fn play_scripts(players: usize, ways: impl Fn(&Script, u64) -> Vec<Way>) {
+    let scripts = script::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire"));
+    let scripts = scripts.expect("scripts that can be read");
     let wanted = std::env::var("WIRE").unwrap_or_default();
     let seed = std::env::var("WIRE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let scripts: Vec<_> = scripts.into_iter().filter(|script| script.name.contains(&wanted)).collect();
     assert!(!scripts.is_empty(), "no script has {wanted:?} in its name");
     let jobs: Vec<_> =
-        scripts.iter().flat_map(|s| splits(s, seed).into_iter().map(|split| (s.clone(), split))).collect();
+        scripts.iter().flat_map(|s| ways(s, seed).into_iter().map(|way| (s.clone(), way))).collect();
     let count = jobs.len();
-    let failures = play_all(jobs);
+    let failures = play_all(jobs, players);
     assert!(failures.is_empty(), "{} of {count} failed:\n{}", failures.len(), failures.join("\n"));
 }
 

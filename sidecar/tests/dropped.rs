@@ -10,16 +10,19 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sidecar::{
-    access::Access,
-    effect::Effect,
-    gate::Gate,
-    input::Input,
-    keyring::{KEY_BYTES, Key, Keyring},
-    member_id::MemberId,
-    membership::{Config, Membership},
-    packet::{DATAGRAM_BYTES_MAX, ENVELOPE_BYTES, Envelope, Kind, SEALED},
-    replay::SKEW_MS_MAX,
-    seal::SEAL_BYTES,
+    cluster::{
+        effect::Effect,
+        input::Input,
+        member_id::MemberId,
+        membership::{Config, Membership},
+    },
+    wire::{
+        access::Access,
+        gate::Gate,
+        keyring::{KEY_BYTES, Key, Keyring},
+        packet::{DATAGRAM_BYTES_MAX, ENVELOPE_BYTES, Envelope, Kind, SEAL_BYTES, SEALED},
+        replay::SKEW_MS_MAX,
+    },
 };
 
 const NOW: u64 = 1_763_820_000_000;
@@ -46,10 +49,12 @@ impl Node {
         let config = Config {
             id,
             port: 8080,
+            admin_port: 0,
             weight: 100,
             cluster: cluster.into(),
             founds: true,
             tags: feed::Tags::default(),
+            routes: feed::Routes::default(),
             drain_timeout: Duration::from_secs(6),
         };
         let keys = key.map(|byte| Keyring::new(Key::new([byte; KEY_BYTES])));

@@ -9,13 +9,16 @@ use feed::{
 };
 
 use super::Target;
-use crate::say::say;
+use crate::say::{escaped, say};
+
+/// Longest wait that a sidecar grants.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub(crate) struct EventArgs {
-    /// What it is called; sidecars run their --handler event:NAME=…
+    /// What the event is called; sidecars run their --handler event:NAME=…
     name: Name,
-    /// What it says, up to 512 bytes
+    /// What is told with it, up to 512 bytes
     #[arg(default_value = "")]
     payload: String,
     #[command(flatten)]
@@ -34,18 +37,18 @@ pub(crate) async fn event(args: EventArgs) -> anyhow::Result<()> {
 
 pub(super) fn print_event(event: &UserEvent) {
     let UserEvent { name, payload, origin, time, .. } = event;
-    say!("{:<20} event origin={origin} time={time} payload={payload:?}", name.as_str());
+    say!("{:<20} event origin={origin} time={time} payload=\"{}\"", name.as_str(), escaped(payload));
 }
 
 #[derive(clap::Args)]
 pub(crate) struct QueryArgs {
     /// What is asked: ping, uptime, version, or what sidecars have a --handler query:NAME=… for
     name: Name,
-    /// And in more words, up to 512 bytes
+    /// What is handed to whoever answers, up to 512 bytes
     #[arg(default_value = "")]
     payload: String,
     /// Longest wait for answers, up to 60s
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = feed::time::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_timeout)]
     timeout: Duration,
     /// Ask only members of this role
     #[arg(long)]
@@ -85,6 +88,9 @@ pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<ExitCode> {
                 if !args.json {
                     say!("{} of {} answered", tally.answered, tally.asked);
                 }
+                if tally.asked == 0 {
+                    program::stderr().insist("no live member has this name, role and tags");
+                }
                 let all = tally.answered == tally.asked && tally.asked > 0;
                 return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
@@ -93,10 +99,18 @@ pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let time = feed::time::parse_duration(text)?;
+    if time > TIMEOUT_MAX {
+        return Err(format!("{text:?} is too long: expected at most {TIMEOUT_MAX:?}"));
+    }
+    Ok(time)
+}
+
 fn print_answer(answer: &Answer) {
     let (word, text) = match &answer.outcome {
         Outcome::Payload(text) => ("", text),
         Outcome::Error(text) => ("error: ", text),
     };
-    say!("{:<20} {:>5} ms  {word}{text}", answer.node.as_str(), answer.after_ms);
+    say!("{:<20} {:>5} ms  {word}{}", answer.node.as_str(), answer.after_ms, escaped(text));
 }

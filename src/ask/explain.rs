@@ -9,7 +9,7 @@ use feed::{
 };
 
 use super::Target;
-use crate::say::say;
+use crate::say::{escaped, say};
 
 #[derive(clap::Args)]
 pub(crate) struct ForceLeaveArgs {
@@ -25,7 +25,7 @@ pub(crate) async fn force_leave(args: ForceLeaveArgs) -> anyhow::Result<()> {
     let FromSidecar::Forgotten { name, was } = args.target.ask(question).await?.next().await? else {
         bail!("the sidecar answered something else than that the member is forgotten");
     };
-    say!("{name} is forgotten as left, was {}", was.as_str());
+    say!("{name} is marked as left; it was {}", was.as_str());
     Ok(())
 }
 
@@ -55,7 +55,7 @@ pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
 }
 
 fn print_explanation(explanation: &Explanation) {
-    let Explanation { by, member, since_ms, evidence, advert, heard_ms_ago, lifeline, twins, drain } =
+    let Explanation { by, member, since_ms, evidence, advert, heard_ms_ago, lifeline, twins, drain, alone } =
         explanation;
     let (name, state, instance) = (&member.name, member.state.as_str(), member.instance);
     say!("{name} is {state} to {by}, since {}: {}", ago(*since_ms), words(*evidence));
@@ -67,7 +67,13 @@ fn print_explanation(explanation: &Explanation) {
         ago(instance)
     );
     if !member.tags.is_empty() {
-        say!("  tags {}", member.tags);
+        say!("  tags {}", escaped(&member.tags.to_string()));
+    }
+    if let Some(why) = &member.check {
+        say!("  its check fails: {}", escaped(why));
+    }
+    if let Some(why) = alone {
+        say!("  has found nobody: {why}");
     }
     match advert {
         None => say!("  no advert"),
@@ -82,7 +88,10 @@ fn print_explanation(explanation: &Explanation) {
     }
     say!("  {}", if *lifeline { "held by a lifeline from here" } else { "no lifeline from here" });
     for twin in twins {
-        say!("  fenced: {} claims the name too, instance {}, and started earlier", twin.addr, twin.instance);
+        say!(
+            "  twin: the node at {} is called {name}, too; of the two, the later start is served",
+            twin.addr
+        );
     }
     if let Some(drain) = drain {
         match drain.in_flight {

@@ -1,57 +1,134 @@
-//! Questions to a sidecar: `members`, `tags`, `event`, `query`, `monitor`, `wait`, `stats`, `leave`,
-//! `force-leave`, `explain`.
+//! Questions to a sidecar: `members`, `tags`, `event`, `query`, `monitor`, `wait`, `stats`, `health`, `leave`,
+//! `force-leave`, `explain`, `proxy upgrade`.
 
 mod events;
 mod explain;
+mod reload;
+mod routes;
 mod tags;
+mod upgrade;
+mod wait;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use feed::{
     FromSidecar, Name, Tag, Tags, ToSidecar,
     ask::{Answers, ask},
-    frame::{Member, Wait},
+    frame::{Member, MemberState},
+    socket::{FEED_PATH, READ_ONLY_FEED_PATH},
 };
 
-use crate::{say::say, up};
+use crate::{
+    place::{self, Dir},
+    say::{escaped, say},
+};
 
 pub(crate) use events::{EventArgs, QueryArgs, event, query};
 pub(crate) use explain::{ExplainArgs, ForceLeaveArgs, explain, force_leave};
+pub(crate) use reload::{ReloadArgs, reload};
+pub(crate) use routes::{RoutesArgs, routes};
 pub(crate) use tags::{TagsArgs, tags};
+pub(crate) use upgrade::{UpgradeArgs, upgrade};
+pub(crate) use wait::{WaitArgs, wait};
 
 /// Which sidecar to ask.
 #[derive(clap::Args)]
 pub(crate) struct Target {
-    /// The sidecar's feed socket
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "CONCERTINA_FEED",
-        default_value = "/run/concertina/feed.sock"
-    )]
-    feed: PathBuf,
+    /// The sidecar's feed socket [default: /run/concertina/feed.sock, or else a node of the local cluster's]
+    #[arg(long, global = true, value_name = "PATH")]
+    feed: Option<PathBuf>,
     /// Ask this node of the local cluster instead
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "feed")]
     node: Option<Name>,
     #[command(flatten)]
-    dir: up::Dir,
+    dir: Dir,
+}
+
+/// Whom a question is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// Any node knows the answer.
+    Cluster,
+    /// It is about the node that is asked.
+    ItsNode,
 }
 
 impl Target {
-    pub(crate) async fn ask(self, question: ToSidecar) -> anyhow::Result<Answers> {
-        let path = match self.node {
-            Some(node) => up::feed_path(&self.dir.path()?, &node),
-            None => self.feed,
-        };
-        ask(&path, question).await.with_context(|| {
-            format!(
-                "no sidecar answers at {} (give its socket with --feed, or a local node with --node)",
-                path.display()
-            )
-        })
+    /// Asks what any node of the cluster can answer.
+    pub(crate) async fn ask(&self, question: ToSidecar) -> anyhow::Result<Answers> {
+        self.ask_about(About::Cluster, question).await
     }
+
+    /// Asks something of one node. Of several in a local cluster, it has to be named.
+    pub(crate) async fn ask_node(&self, question: ToSidecar) -> anyhow::Result<Answers> {
+        self.ask_about(About::ItsNode, question).await
+    }
+
+    async fn ask_about(&self, about: About, question: ToSidecar) -> anyhow::Result<Answers> {
+        let dir = self.dir.path()?;
+        let path = self.socket(&dir, about)?;
+        match ask(&path, question).await {
+            Ok(answers) => Ok(answers),
+            Err(error) => {
+                bail!("no sidecar answers at {}: {error}; {}", path.display(), self.advice(&dir))
+            }
+        }
+    }
+
+    fn socket(&self, dir: &Path, about: About) -> anyhow::Result<PathBuf> {
+        if let Some(node) = &self.node {
+            return Ok(place::feed_path(dir, node));
+        }
+        let usual = self.feed.clone().unwrap_or_else(|| feed_path(FEED_PATH.into()));
+        if self.feed.is_some() || usual.exists() {
+            return Ok(usual);
+        }
+        let nodes = place::nodes(dir);
+        match nodes.first() {
+            Some(_) if about == About::ItsNode => {
+                bail!("which node of the local cluster? Name it with --node: {}", listed(&nodes))
+            }
+            Some(node) => Ok(place::feed_path(dir, node)),
+            None => Ok(usual),
+        }
+    }
+
+    /// What would do instead.
+    fn advice(&self, dir: &Path) -> String {
+        match (&self.node, place::nodes(dir)) {
+            (Some(_), nodes) if !nodes.is_empty() => {
+                format!("the nodes in {} are {}", dir.display(), listed(&nodes))
+            }
+            (None, nodes) if self.feed.is_some() && !nodes.is_empty() => {
+                format!("--node asks one of the local cluster: {}", listed(&nodes))
+            }
+            _ => format!(
+                "give a sidecar's socket with --feed, or start a local cluster with `concertina up`, whose nodes \
+                 --node names (none runs in {})",
+                dir.display()
+            ),
+        }
+    }
+}
+
+fn listed(nodes: &[Name]) -> String {
+    nodes.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Where the feed is that is said to be at this path: elsewhere, if the usual place has none, and the other has one of this user or of
+/// root. Anybody may put a socket there.
+fn feed_path(path: PathBuf) -> PathBuf {
+    let own = rustix::process::geteuid().as_raw();
+    let is_elsewhere = path == Path::new(FEED_PATH)
+        && !path.exists()
+        && fs::symlink_metadata(READ_ONLY_FEED_PATH).is_ok_and(|there| [0, own].contains(&there.uid()));
+    if is_elsewhere { READ_ONLY_FEED_PATH.into() } else { path }
 }
 
 #[derive(clap::Args)]
@@ -80,14 +157,19 @@ pub(crate) async fn members(args: MembersArgs) -> anyhow::Result<()> {
     } else {
         members.iter().for_each(print_member);
     }
+    if members.is_empty() {
+        program::stderr().insist("no member has this role and these tags");
+    }
     Ok(())
 }
 
 fn print_member(member: &Member) {
-    let Member { name, role, addr, port, state, tags, .. } = member;
+    let Member { name, role, addr, port, state, tags, routes, check, .. } = member;
     let (name, addr, state) = (name.as_str(), addr.to_string(), state.as_str());
-    let tags = if tags.is_empty() { String::new() } else { format!(" {tags}") };
-    say!("{name:<20} {addr:<22} {state:<9} role={role} port={port}{tags}");
+    let routes = if routes.is_empty() { String::new() } else { format!(" routes={routes}") };
+    let tags = if tags.is_empty() { String::new() } else { format!(" {}", escaped(&tags.to_string())) };
+    let check = check.as_deref().map(|why| format!(" check: {}", escaped(why))).unwrap_or_default();
+    say!("{name:<20} {addr:<22} {state:<9} role={role} port={port}{routes}{tags}{check}");
 }
 
 #[derive(clap::Args)]
@@ -113,55 +195,6 @@ pub(crate) async fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
 }
 
 #[derive(clap::Args)]
-pub(crate) struct WaitArgs {
-    /// The role
-    #[arg(long)]
-    role: Name,
-    /// At least so many ready endpoints
-    #[arg(long, default_value_t = 1)]
-    min: u32,
-    /// At most so many ready endpoints, and none draining
-    #[arg(long)]
-    max: Option<u32>,
-    /// Only endpoints with this tag count; may be repeated
-    #[arg(long = "tag", value_name = "KEY=VALUE")]
-    tags: Vec<Tag>,
-    /// And every live consumer of the role in the cluster acts on it, of which there is at least one
-    #[arg(long)]
-    visible: bool,
-    /// Give up after this time
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = feed::time::parse_duration)]
-    timeout: Duration,
-    #[command(flatten)]
-    target: Target,
-}
-
-pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<ExitCode> {
-    let tags = Tags::new(args.tags)?;
-    let wish = Wait {
-        role: args.role.clone(),
-        min: args.min,
-        max: args.max,
-        visible: false,
-        everywhere: args.visible,
-        tags,
-    };
-    let waited = async {
-        let mut answers = args.target.ask(ToSidecar::Wait(wish)).await?;
-        Ok::<_, anyhow::Error>(answers.next().await?)
-    };
-    match tokio::time::timeout(args.timeout, waited).await {
-        Ok(answer) => {
-            if let FromSidecar::Waited { after_ms } = answer? {
-                say!("{} ready after {after_ms} ms", args.role);
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(_) => bail!("{} has not {} ready endpoints after {:?}", args.role, args.min, args.timeout),
-    }
-}
-
-#[derive(clap::Args)]
 pub(crate) struct StatsArgs {
     /// As JSON
     #[arg(long)]
@@ -171,7 +204,7 @@ pub(crate) struct StatsArgs {
 }
 
 pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
-    let FromSidecar::Stats(stats) = args.target.ask(ToSidecar::Stats {}).await?.next().await? else {
+    let FromSidecar::Stats(stats) = args.target.ask_node(ToSidecar::Stats {}).await?.next().await? else {
         bail!("the sidecar answered something else than stats");
     };
     if args.json {
@@ -185,9 +218,10 @@ pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
         say!("{direction}.stream_bytes {}", traffic.stream_bytes);
     }
     for (cause, count) in &stats.dropped {
-        say!("dropped.{cause} {count}");
+        say!("dropped.{} {count}", escaped(cause));
     }
     for (consumer, times) in &stats.applied {
+        let consumer = escaped(consumer);
         say!("applied.{consumer}.count {}", times.count);
         say!("applied.{consumer}.sum_ms {}", times.sum_ms);
         for (bound, count) in &times.at_most_ms {
@@ -199,13 +233,29 @@ pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
 }
 
 #[derive(clap::Args)]
+pub(crate) struct HealthArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Says how the node is; fails unless it is ready.
+pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<ExitCode> {
+    let FromSidecar::Health(health) = args.target.ask_node(ToSidecar::Health {}).await?.next().await? else {
+        bail!("the sidecar answered something else than its health");
+    };
+    let why = health.check.as_deref().map(|why| format!(": {}", escaped(why))).unwrap_or_default();
+    say!("{}{why}", health.state.as_str());
+    Ok(if health.state == MemberState::Ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(clap::Args)]
 pub(crate) struct LeaveArgs {
     #[command(flatten)]
     target: Target,
 }
 
 pub(crate) async fn leave(args: LeaveArgs) -> anyhow::Result<()> {
-    args.target.ask(ToSidecar::Leave {}).await?.next().await?;
+    args.target.ask_node(ToSidecar::Leave {}).await?.next().await?;
     say!("leaving");
     Ok(())
 }

@@ -4,7 +4,7 @@ use anyhow::bail;
 use feed::{FromSidecar, Tag, Tags, ToSidecar};
 
 use super::Target;
-use crate::say::say;
+use crate::say::{escaped, say};
 
 #[derive(clap::Args)]
 pub(crate) struct TagsArgs {
@@ -37,10 +37,10 @@ pub(crate) async fn tags(args: TagsArgs) -> anyhow::Result<()> {
         Some(Change::Set { tags }) => (Tags::new(tags)?, Vec::new()),
         Some(Change::Delete { keys }) => (Tags::default(), keys),
     };
-    let FromSidecar::Tags(tags) = args.target.ask(ToSidecar::Tags { set, delete }).await?.next().await?
+    let FromSidecar::Tags(tags) = args.target.ask_node(ToSidecar::Tags { set, delete }).await?.next().await?
     else {
         bail!("the sidecar answered something else than tags");
     };
-    tags.iter().for_each(|(key, value)| say!("{key}={value}"));
+    tags.iter().for_each(|(key, value)| say!("{}={}", escaped(key), escaped(value)));
     Ok(())
 }

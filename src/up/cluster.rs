@@ -12,30 +12,28 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use feed::{
-    FromSidecar, Name, Tags, ToSidecar,
-    ask::ask,
-    frame::{FeedError, Wait},
-};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use feed::Name;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
 };
 
 use super::{
-    Scalable,
-    layout::{Kind, Layout},
-    probe,
+    layout::Layout,
+    logs, probe,
+    processes::{self, signal_all},
+    service::{Kind, Process, ServiceId},
 };
 use crate::say::mention;
 
 /// Longest wait for a change to be visible where it matters.
-const VISIBLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a node may take to stop before it is killed: what Docker grants, and some for a busy machine.
-const STOP_TIMEOUT: Duration = Duration::from_secs(12);
+pub(super) const VISIBLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between attempts to reach a sidecar that is just starting.
-const LOOK_PERIOD: Duration = Duration::from_millis(5);
+pub(super) const LOOK_PERIOD: Duration = Duration::from_millis(5);
+
+/// How much of its log is shown of a program that has ended.
+const LAST_LINES: usize = 10;
 
 /// Tells a person what happens.
 pub(super) type Tell<'a> = &'a dyn Fn(String);
@@ -47,9 +45,22 @@ struct Node {
     paused: bool,
 }
 
+/// What has come of the start of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The services of the example answer.
+    Greets,
+    /// They do not, because one of them has no node.
+    Silent,
+    /// Every program of the user's is ready.
+    Serves,
+    /// Some are not yet.
+    Slow,
+}
+
 /// A running cluster.
 pub(super) struct Cluster {
-    layout: Layout,
+    pub(super) layout: Layout,
     nodes: RefCell<BTreeMap<Name, Node>>,
     some_ended: Notify,
     stopping: Cell<bool>,
@@ -60,75 +71,131 @@ impl Cluster {
         Self { layout, nodes: RefCell::default(), some_ended: Notify::new(), stopping: Cell::new(false) }
     }
 
-    /// Starts every node at once and waits until a request succeeds; false where nobody can answer one.
-    pub(super) async fn start_all(&self, front: u8, app: u8) -> anyhow::Result<bool> {
+    /// Starts every node at once and waits until the cluster does its work, as far as it can be known.
+    pub(super) async fn start_all(&self) -> anyhow::Result<Start> {
         let tell: Tell<'_> = &|line| mention!("{line}");
-        let fronts = (1..=front).map(Kind::Front);
-        let apps = (1..=app).map(Kind::App);
-        for kind in [Kind::Dns, Kind::Proxy].into_iter().chain(fronts).chain(apps) {
+        let services: Vec<ServiceId> = self.layout.services.ids().collect();
+        let nodes = services.iter().flat_map(|service| {
+            (1..=self.layout.services.get(*service).count).map(|number| Kind::Of(*service, number))
+        });
+        let all: Vec<Kind> = [Kind::Dns, Kind::Proxy].into_iter().chain(nodes).collect();
+        for &kind in &all {
             self.start(kind, tell)?;
         }
-        let started = Instant::now();
-        self.visible(tell).await?;
-        if front == 0 || app == 0 {
-            return Ok(false);
+        let is_own = |id: &ServiceId| matches!(self.layout.services.get(*id).process, Process::Program(_));
+        if services.iter().any(is_own) {
+            return self.settle_programs(&services, &all, tell).await;
         }
-        while let Err(error) = probe::hello(self.layout.listen).await {
+        let started = Instant::now();
+        self.settle(&all, tell).await?;
+        if services.iter().any(|service| self.layout.services.get(*service).count == 0) {
+            return Ok(Start::Silent);
+        }
+        while let Err(error) = probe::hello(self.layout.front_door()).await {
+            self.check_running(&all)?;
             if started.elapsed() > VISIBLE_TIMEOUT {
                 bail!(
                     "{} does not answer: {error}; see the logs in {}",
-                    self.layout.url(),
+                    self.layout.hello_url(),
                     self.layout.dir.display()
                 );
             }
             tokio::time::sleep(LOOK_PERIOD).await;
         }
-        Ok(true)
+        // Somebody answered: it may have been another's proxy.
+        self.check_running(&all)?;
+        Ok(Start::Greets)
     }
 
-    /// Changes the number of nodes of some roles, and waits until that is visible.
-    pub(super) async fn scale(&self, targets: &[(Scalable, u8)], tell: Tell<'_>) -> anyhow::Result<()> {
-        let mut stopping = Vec::new();
-        for &(role, count) in targets {
-            let running = self.running(role);
-            let missing = (1..=u8::MAX).map(|n| Kind::of(role, n)).filter(|kind| !running.contains(kind));
+    /// Waits for programs of the user's, which may take longer than anybody here knows. One that ends is an error.
+    async fn settle_programs(
+        &self,
+        services: &[ServiceId],
+        all: &[Kind],
+        tell: Tell<'_>,
+    ) -> anyhow::Result<Start> {
+        let mut start = Start::Serves;
+        tokio::select! {
+            outcome = self.visible(services, tell) => if let Err(slow) = outcome {
+                mention!("{slow:#}");
+                start = Start::Slow;
+            },
+            () = self.any_ended(all) => {}
+        }
+        self.check_running(all)?;
+        Ok(start)
+    }
+
+    /// Changes the number of nodes of some services, and waits until that is visible.
+    pub(super) async fn scale(&self, targets: &[(Name, u8)], tell: Tell<'_>) -> anyhow::Result<()> {
+        let mut services: Vec<(ServiceId, u8)> = Vec::new();
+        for (name, count) in targets {
+            let known = self.layout.services.find(name);
+            let service = known.with_context(|| {
+                let roles = self.layout.services.roles();
+                format!("{name} is no service of this cluster: expected one of {roles}; others are started with `concertina sidecar`")
+            })?;
+            if services.iter().any(|(other, _)| *other == service) {
+                bail!("a role is given twice: expected each once, such as front=2 app=3");
+            }
+            services.push((service, *count));
+        }
+        let (mut starting, mut stopping) = (Vec::new(), Vec::new());
+        for &(service, count) in &services {
+            let running = self.running(service);
+            let missing = (1..=u8::MAX).map(|n| Kind::Of(service, n)).filter(|kind| !running.contains(kind));
             for kind in missing.take(usize::from(count).saturating_sub(running.len())) {
                 self.start(kind, tell)?;
+                starting.push(kind);
             }
             // The last to come are the first to go.
             let surplus = running.len().saturating_sub(usize::from(count));
             stopping.extend(running.into_iter().rev().take(surplus));
         }
         self.stop_several(&stopping, tell).await?;
-        self.visible(tell).await
+        let services: Vec<ServiceId> = services.into_iter().map(|(service, _)| service).collect();
+        self.settle_services(&services, &starting, tell).await
     }
 
     /// Starts a node that does not run.
     pub(super) async fn start_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
-        let kind = known(name)?;
+        let kind = self.known(name)?;
         self.start(kind, tell)?;
-        self.visible(tell).await
+        self.settle(&[kind], tell).await
     }
 
     /// Drains and stops a node.
     pub(super) async fn stop_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
-        self.stop_several(&[known(name)?], tell).await
+        let kind = self.known(name)?;
+        self.stop_several(&[kind], tell).await?;
+        self.unlisted(kind).await
+    }
+
+    /// Drains and stops a node, and starts it again.
+    pub(super) async fn restart_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
+        self.stop_several(&[self.known(name)?], tell).await?;
+        self.start_node(name, tell).await
     }
 
     /// Kills a node without warning.
     pub(super) async fn kill_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
-        let kind = known(name)?;
-        kill_process_group(self.pid(kind)?, Signal::KILL)?;
+        let kind = self.known(name)?;
+        signal_all(self.pid(kind)?, Signal::KILL)?;
         self.ended(kind).await;
         tell(format!("{name} killed"));
         // While it is listed, it would be counted as one that is started next.
-        self.visible(&|_| {}).await
+        self.visible(&self.services_of(&[kind]), &|_| {}).await?;
+        self.unlisted(kind).await
     }
 
     /// Freezes a node, or thaws it.
     pub(super) fn pause_node(&self, name: &Name, pause: bool, tell: Tell<'_>) -> anyhow::Result<()> {
-        let kind = known(name)?;
-        kill_process_group(self.pid(kind)?, if pause { Signal::STOP } else { Signal::CONT })?;
+        let kind = self.known(name)?;
+        let pid = self.pid(kind)?;
+        if self.is_paused(kind) == pause {
+            bail!("{name} is {}", if pause { "paused already" } else { "not paused" });
+        }
+        signal_all(pid, if pause { Signal::STOP } else { Signal::CONT })?;
         if let Some(node) = self.nodes.borrow_mut().get_mut(name) {
             node.paused = pause;
         }
@@ -148,7 +215,12 @@ impl Cluster {
                         && status.exit_status() != Some(0)
                         && status.terminating_signal().is_none()
                     {
-                        mention!("{name} failed, see {}", self.layout.log(node.kind).display());
+                        let log = self.layout.log(node.kind);
+                        mention!("{name} failed, see {}", log.display());
+                        if self.layout.program(node.kind).is_some() {
+                            let last = logs::last_lines(&log, LAST_LINES).unwrap_or_default();
+                            last.iter().for_each(|line| mention!("{name} | {line}"));
+                        }
                     }
                 }
             }
@@ -173,7 +245,7 @@ impl Cluster {
     }
 
     fn start(&self, kind: Kind, tell: Tell<'_>) -> anyhow::Result<()> {
-        let name = kind.name();
+        let name = self.layout.name(kind);
         if self.pid(kind).is_ok() {
             bail!("{name} runs already");
         }
@@ -182,110 +254,122 @@ impl Cluster {
         let log = log.with_context(|| format!("{}: cannot write the log", log_path.display()))?;
         let mut command = self.layout.command(kind);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        sidecar::supervise::die_with_parent(&mut command);
+        sidecar::node::supervise::die_with_parent(&mut command);
+        program::limits::restore_descriptors(&mut command);
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         self.nodes
             .borrow_mut()
             .insert(name.clone(), Node { kind, pid: Some(Pid::from_child(&child)), paused: false });
-        tell(format!("{name} started at {}", self.layout.service(kind)));
+        match self.layout.service(kind) {
+            Some(service) => tell(format!("{name} started at {service}")),
+            None => tell(format!("{name} started")),
+        }
         Ok(())
     }
 
     async fn stop_several(&self, kinds: &[Kind], tell: Tell<'_>) -> anyhow::Result<()> {
+        let mut roles = Vec::new();
         for &kind in kinds {
             let pid = self.pid(kind)?;
+            roles.push(processes::role(pid));
             kill_process(pid, Signal::TERM)?;
             // A frozen node hears the signal when it is thawed.
-            let _ = kill_process_group(pid, Signal::CONT);
+            let _ = signal_all(pid, Signal::CONT);
         }
         let asked = Instant::now();
-        for &kind in kinds {
-            let (name, left) = (kind.name(), STOP_TIMEOUT.saturating_sub(asked.elapsed()));
+        for (&kind, role) in kinds.iter().zip(roles) {
+            let (name, granted) = (self.layout.name(kind), self.layout.stop_timeout(kind));
+            let left = granted.saturating_sub(asked.elapsed());
             if tokio::time::timeout(left, self.ended(kind)).await.is_err() {
                 if let Ok(pid) = self.pid(kind) {
-                    let _ = kill_process_group(pid, Signal::KILL);
+                    let _ = signal_all(pid, Signal::KILL);
                 }
                 self.ended(kind).await;
-                bail!("{name} did not stop within {STOP_TIMEOUT:?} and was killed");
+                bail!("{name} did not stop within {granted:?} and was killed");
+            }
+            if let Some(role) = role {
+                processes::end_leftovers(role).await;
             }
             tell(format!("{name} stopped after {} ms", asked.elapsed().as_millis()));
         }
         Ok(())
     }
 
-    /// Waits until the nodes that run are what the proxy and the fronts act on.
-    async fn visible(&self, tell: Tell<'_>) -> anyhow::Result<()> {
-        let (fronts, apps) = (self.running(Scalable::Front), self.running(Scalable::App));
-        let started = Instant::now();
-        let mut waits = vec![(Kind::Proxy, Kind::Front(1).role(), fronts.len())];
-        waits.extend(fronts.iter().map(|front| (*front, Kind::App(1).role(), apps.len())));
-        for (at, role, count) in waits {
-            let left = VISIBLE_TIMEOUT.saturating_sub(started.elapsed());
-            let seen = tokio::time::timeout(left, self.wait_at(at, &role, count)).await;
-            match seen {
-                Ok(()) => tell(format!(
-                    "{} sees {count} {role} after {} ms",
-                    at.name(),
-                    started.elapsed().as_millis()
-                )),
-                Err(_) => bail!(
-                    "{} does not see {count} {role} after {VISIBLE_TIMEOUT:?}; see the logs in {}",
-                    at.name(),
-                    self.layout.dir.display()
-                ),
-            }
-        }
-        Ok(())
+    /// Waits until the nodes that run are visible, these among them. One that ends meanwhile ends the wait.
+    async fn settle(&self, started: &[Kind], tell: Tell<'_>) -> anyhow::Result<()> {
+        self.settle_services(&self.services_of(started), started, tell).await
     }
 
-    /// Waits for as long as it takes; a node that does not run sees nothing and is not waited for.
-    async fn wait_at(&self, at: Kind, role: &Name, count: usize) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let wish = Wait {
-            role: role.clone(),
-            min: count,
-            max: Some(count),
-            visible: true,
-            everywhere: false,
-            tags: Tags::default(),
-        };
-        while self.pid(at).is_ok() && !self.is_paused(at) {
-            if let Ok(FromSidecar::Waited { .. }) = ask_once(&self.layout.feed(at), wish.clone()).await {
-                return;
-            }
-            tokio::time::sleep(LOOK_PERIOD).await;
+    /// The same for all nodes of some services.
+    async fn settle_services(
+        &self,
+        services: &[ServiceId],
+        started: &[Kind],
+        tell: Tell<'_>,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            outcome = self.visible(services, tell) => outcome?,
+            () = self.any_ended(started) => {}
         }
+        self.check_running(started)
     }
 
-    fn running(&self, role: Scalable) -> Vec<Kind> {
-        let nodes = self.nodes.borrow();
-        let wanted = Kind::of(role, 1).role();
-        let mut running: Vec<Kind> = nodes
-            .values()
-            .filter(|n| n.pid.is_some() && !n.paused && n.kind.role() == wanted)
-            .map(|n| n.kind)
-            .collect();
-        running.sort_by_key(|kind| match kind {
-            Kind::Front(n) | Kind::App(n) => *n,
-            Kind::Dns | Kind::Proxy => 0,
-        });
+    fn check_running(&self, kinds: &[Kind]) -> anyhow::Result<()> {
+        let Some(&kind) = kinds.iter().find(|kind| self.pid(**kind).is_err()) else { return Ok(()) };
+        let log = self.layout.log(kind);
+        let why = last_error(&log).map(|why| format!(": {why}")).unwrap_or_default();
+        bail!("{} failed{why}; see {}", self.layout.name(kind), log.display())
+    }
+
+    /// The services of these nodes. What starts beside services, the proxy, is to see all of them.
+    fn services_of(&self, kinds: &[Kind]) -> Vec<ServiceId> {
+        let is_general = kinds.iter().any(|kind| matches!(kind, Kind::Dns | Kind::Proxy));
+        let all = self.layout.services.ids();
+        all.filter(|service| is_general || kinds.iter().any(|kind| kind.is_of(*service))).collect()
+    }
+
+    /// Every node that was ever started, in the order of their names.
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        self.nodes.borrow().values().map(|node| node.kind).collect()
+    }
+
+    pub(super) fn is_awake(&self, kind: Kind) -> bool {
+        self.pid(kind).is_ok() && !self.is_paused(kind)
+    }
+
+    pub(super) fn running(&self, service: ServiceId) -> Vec<Kind> {
+        let mut running = self.kinds();
+        running.retain(|kind| kind.is_of(service) && self.is_awake(*kind));
+        running.sort_by_key(|kind| kind.number());
         running
     }
 
     fn is_paused(&self, kind: Kind) -> bool {
-        self.nodes.borrow().get(&kind.name()).is_some_and(|node| node.paused)
+        self.nodes.borrow().get(&self.layout.name(kind)).is_some_and(|node| node.paused)
     }
 
     fn pid(&self, kind: Kind) -> anyhow::Result<Pid> {
-        let name = kind.name();
+        let name = self.layout.name(kind);
         let pid = self.nodes.borrow().get(&name).and_then(|node| node.pid);
         pid.with_context(|| format!("{name} does not run"))
     }
 
+    fn known(&self, name: &Name) -> anyhow::Result<Kind> {
+        self.layout.services.parse(name).with_context(|| {
+            let known = self.layout.services.node_names();
+            format!("{name} is no node of a local cluster: expected {known}")
+        })
+    }
+
     async fn ended(&self, kind: Kind) {
+        self.any_ended(&[kind]).await;
+    }
+
+    /// Waits until one of these has ended.
+    async fn any_ended(&self, kinds: &[Kind]) {
         loop {
             let some_ended = self.some_ended.notified();
-            if self.pid(kind).is_err() {
+            if kinds.iter().any(|kind| self.pid(*kind).is_err()) {
                 return;
             }
             some_ended.await;
@@ -293,12 +377,8 @@ impl Cluster {
     }
 }
 
-async fn ask_once(feed: &Path, wish: Wait) -> Result<FromSidecar, FeedError> {
-    ask(feed, ToSidecar::Wait(wish)).await?.next().await
-}
-
-fn known(name: &Name) -> anyhow::Result<Kind> {
-    Kind::parse(name).with_context(|| {
-        format!("{name} is no node of a local cluster: expected dnsserver, proxyserver, frontserverN or appserverN")
-    })
+/// What a program said last that ends with an error, in its log.
+fn last_error(log: &Path) -> Option<String> {
+    let said = std::fs::read_to_string(log).ok()?;
+    said.lines().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
 }

@@ -2,32 +2,43 @@
 
 use std::{
     convert::Infallible,
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
+    time::Duration,
 };
 
 use anyhow::Context;
-use feed::{Name, frame::FrameCodec};
+use feed::{
+    Name,
+    frame::FrameCodec,
+    socket::{self, Served},
+};
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     sync::{Mutex, mpsc},
     task::spawn_local,
+    time::sleep,
 };
 use tokio_util::codec::Framed;
 
-use super::{Scalable, cluster::Cluster};
+use super::cluster::Cluster;
 use crate::say::say;
+
+/// Pause where no order can be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a running cluster can be asked to do.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Order {
-    Scale(Vec<(Scalable, u8)>),
+    Scale(Vec<(Name, u8)>),
     Start(Name),
     Stop(Name),
+    Restart(Name),
     Kill(Name),
     Pause(Name),
     Resume(Name),
@@ -46,18 +57,21 @@ fn socket_path(dir: &Path) -> PathBuf {
     dir.join("control.sock")
 }
 
-/// Binds the socket. The directory's lock is held: whatever is there is a leftover.
-pub(super) fn listen(dir: &Path) -> anyhow::Result<UnixListener> {
+/// Listens for orders.
+pub(super) async fn listen(dir: &Path) -> anyhow::Result<Served> {
     let path = socket_path(dir);
-    let _ = std::fs::remove_file(&path);
-    UnixListener::bind(&path).with_context(|| format!("{}: cannot listen there", path.display()))
+    socket::listen(&path, 0o600).await.with_context(|| path.display().to_string())
 }
 
 /// Takes orders for ever, one at a time.
-pub(super) async fn serve(listener: UnixListener, cluster: Rc<Cluster>) -> anyhow::Result<Infallible> {
+pub(super) async fn serve(control: &Served, cluster: Rc<Cluster>) -> Infallible {
     let turn = Rc::new(Mutex::new(()));
     loop {
-        let (socket, _) = listener.accept().await.context("control socket")?;
+        let Ok((socket, _)) = control.listener.accept().await else {
+            // Out of descriptors: no reason to end a cluster that runs.
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         let (cluster, turn) = (cluster.clone(), turn.clone());
         spawn_local(async move {
             let mut connection = Framed::new(socket, FrameCodec::<Order, News>::default());
@@ -91,6 +105,7 @@ async fn carry_out(cluster: &Cluster, order: &Order, tell: &dyn Fn(String)) -> a
         Order::Scale(targets) => cluster.scale(targets, tell).await,
         Order::Start(name) => cluster.start_node(name, tell).await,
         Order::Stop(name) => cluster.stop_node(name, tell).await,
+        Order::Restart(name) => cluster.restart_node(name, tell).await,
         Order::Kill(name) => cluster.kill_node(name, tell).await,
         Order::Pause(name) => cluster.pause_node(name, true, tell),
         Order::Resume(name) => cluster.pause_node(name, false, tell),
@@ -99,8 +114,15 @@ async fn carry_out(cluster: &Cluster, order: &Order, tell: &dyn Fn(String)) -> a
 
 /// Sends an order to the cluster in this directory and prints what comes of it.
 pub(super) async fn send(dir: &Path, order: Order) -> anyhow::Result<ExitCode> {
-    let socket = UnixStream::connect(socket_path(dir)).await.with_context(|| {
-        format!("--dir {}: no cluster is running there; start one with `concertina up`", dir.display())
+    let socket = UnixStream::connect(socket_path(dir)).await.map_err(|error| {
+        let dir = dir.display();
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            anyhow::anyhow!("--dir {dir}: the cluster there is another user's: {error}")
+        } else {
+            anyhow::anyhow!(
+                "--dir {dir}: no cluster is running there; start one with `concertina up`: {error}"
+            )
+        }
     })?;
     let mut connection = Framed::new(socket, FrameCodec::<News, Order>::default());
     connection.send(order).await?;

@@ -1,6 +1,14 @@
 //! Idle connections: little memory, and no time.
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::Arc,
+};
+
+use rcgen::{CertificateParams, KeyPair};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring};
 
 use crate::{
     origin::{self, Client},
@@ -12,6 +20,12 @@ const IDLE_COUNT: usize = 10_000;
 
 /// What the project promises of one idle connection in the proxy's own memory.
 const IDLE_BYTES_MAX: u64 = 1024;
+
+/// The same of one that is sealed, nearly all of which is what rustls keeps of a session.
+const SEALED_IDLE_BYTES_MAX: u64 = 6 * 1024;
+
+/// Sealed connections: each costs a handshake of either side.
+const SEALED_IDLE_COUNT: usize = 2000;
 
 /// Connections before the first look: what is allocated once is there, in good part.
 const WARM_UP_COUNT: usize = 100;
@@ -89,4 +103,46 @@ fn idle_connections_cost_a_kib_each_at_most_and_active_ones_nothing() {
     );
     assert!(each_bytes <= IDLE_BYTES_MAX, "{each_bytes} bytes");
     assert!(slowdown <= SLOWDOWN_MAX, "{slowdown:.2}: {alone_ns} ns without, {among_idle_ns} ns with");
+}
+
+#[test]
+fn idle_sealed_connections_cost_six_kib_each_at_most() {
+    let _stage = stage();
+    allow_descriptors();
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["a".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let [cert_path, key_path] = ["cert", "key"].map(|name| folder.path().join(name));
+    std::fs::write(&cert_path, certificate.pem()).unwrap();
+    std::fs::write(&key_path, key.serialize_pem()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let config = Arc::new(config);
+    let upstream = format!("origin={}", origin::start(1));
+    let pair = format!("{},{}", cert_path.display(), key_path.display());
+    let flags = ["--listen", "https://127.0.0.1:0=origin", "--upstream", &upstream, "--certificate", &pair];
+    let proxy = Running::start_with(&flags);
+    let connect = |_| {
+        let connection = ClientConnection::new(config.clone(), "a".try_into().unwrap()).unwrap();
+        let mut client = StreamOwned::new(connection, TcpStream::connect(proxy.addr).unwrap());
+        client.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nhello\n") {
+            let mut piece = [0; 1024];
+            let count = client.read(&mut piece).unwrap();
+            answer.extend_from_slice(&piece[..count]);
+        }
+        client
+    };
+    let _warm_up: Vec<_> = (0..WARM_UP_COUNT).map(connect).collect();
+    let before_bytes = memory_bytes(&proxy);
+    let idle: Vec<_> = (0..SEALED_IDLE_COUNT).map(connect).collect();
+    let each_bytes = memory_bytes(&proxy).saturating_sub(before_bytes) / idle.len() as u64;
+    eprintln!("{} idle sealed connections: {each_bytes} bytes each", idle.len());
+    assert!(each_bytes <= SEALED_IDLE_BYTES_MAX, "{each_bytes} bytes");
 }

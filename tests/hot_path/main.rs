@@ -4,9 +4,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod datagrams;
 mod idle;
 mod origin;
 mod running;
+#[path = "../support/skip.rs"]
+#[expect(dead_code, reason = "no test here is skipped as a whole")]
+mod skip;
 mod system_calls;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

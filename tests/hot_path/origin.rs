@@ -11,7 +11,7 @@ use std::{
 /// Longest wait for an answer. Only reached when something is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Sat, 22 Nov 2025 18:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n";
 
 const GET: &[u8] = b"GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: hot-path\r\nAccept: */*\r\n\r\n";
 

@@ -20,16 +20,21 @@ pub(crate) struct Running {
 impl Running {
     /// Starts one in front of this origin. Nobody is idle for too long.
     pub(crate) fn start(origin: SocketAddr) -> Self {
+        Self::start_at("http://127.0.0.1:0=origin", origin)
+    }
+
+    /// The same with another listener.
+    pub(crate) fn start_at(listener: &str, origin: SocketAddr) -> Self {
+        Self::start_with(&["--listen", listener, "--upstream", &format!("origin={origin}")])
+    }
+
+    /// The same with these flags.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_concertina"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"CONCERTINA_")) {
             command.env_remove(name);
         }
-        command.args(["proxy", "--listen", "http://127.0.0.1:0=origin", "--workers", "1"]).args([
-            "--timeouts",
-            "idle=10m",
-            "--upstream",
-            &format!("origin={origin}"),
-        ]);
+        command.args(["proxy", "--workers", "1", "--timeouts", "idle=10m"]).args(flags);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut lines = lines.map_while(Result::ok).inspect(|line| eprintln!("{line}"));

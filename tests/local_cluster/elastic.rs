@@ -81,6 +81,58 @@ fn a_stopped_or_killed_node_serves_again_under_its_name() {
 }
 
 #[test]
+fn who_was_killed_or_stopped_is_listed_as_alive_by_nobody_when_the_command_ends() {
+    let cluster = Cluster::up(&["--app", "2"]);
+    for end in ["kill", "stop", "kill"] {
+        cluster.order(&format!("node {end} appserver2"));
+        for node in ["dnsserver", "proxyserver", "frontserver1", "appserver1"] {
+            let listed = cluster.order(&format!("members --role appserver --node {node}"));
+            let is_alive = |line: &str| line.starts_with("appserver2 ") && line.contains(" ready ");
+            assert!(!listed.lines().any(is_alive), "after {end}: {listed}");
+        }
+        cluster.order("node start appserver2");
+    }
+}
+
+#[test]
+fn a_restarted_node_serves_under_another_instance() {
+    let cluster = Cluster::up(&[]);
+    let instance = || {
+        let explained = cluster.order("explain appserver1 --node proxyserver");
+        explained.split_once("instance ").unwrap().1.split(',').next().unwrap().to_owned()
+    };
+    let before = instance();
+    let said = cluster.order("node restart appserver1");
+    assert!(said.contains("appserver1 stopped after ") && said.contains("appserver1 started at "), "{said}");
+    assert_eq!(cluster.hello().status, 200);
+    assert_ne!(instance(), before);
+    let log = cluster.order("node logs appserver1");
+    assert!(log.contains("sidecar started node=appserver1") && log.contains("app listening"), "{log}");
+    assert!(cluster.run("node logs appserver9").why().contains("appserver9.log: no log of such a node"));
+}
+
+#[test]
+fn a_node_that_cannot_serve_fails_the_order_that_started_it() {
+    let cluster = Cluster::up(&[]);
+    let mut taken = cluster.service("appserver1");
+    let std::net::IpAddr::V4(ip) = taken.ip() else { panic!("{taken}") };
+    let [a, b, c, d] = ip.octets();
+    taken.set_ip([a, b, c, d + 1].into());
+    // Bound and not listening: a check must not pass there before the program has failed.
+    let holder = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    // Over what earlier connections have left there, and then against everybody else.
+    holder.set_reuse_address(true).unwrap();
+    holder.bind(&taken.into()).unwrap();
+    holder.set_reuse_address(false).unwrap();
+    let failed = cluster.run("scale app=2");
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    for part in ["error: appserver2 failed: --listen 127.", "appserver2.log"] {
+        assert!(failed.stderr.contains(part), "{failed:?}");
+    }
+    assert_eq!(cluster.hello().status, 200);
+}
+
+#[test]
 fn a_proxy_that_comes_back_serves_at_once_where_it_was() {
     let cluster = Cluster::up(&[]);
     for end in ["stop", "kill", "stop", "kill"] {
@@ -116,9 +168,16 @@ fn an_order_that_cannot_be_carried_out_fails_in_one_line_that_says_why() {
         ("node pause appserver2", "appserver2 does not run"),
         ("node resume appserver2", "appserver2 does not run"),
         ("node start appserver1", "appserver1 runs already"),
+        ("node resume appserver1", "appserver1 is not paused"),
+        ("node restart appserver2", "appserver2 does not run"),
+        ("scale front=1 frontserver=2", "a role is given twice"),
+        ("scale web=1", "web is no service of this cluster: expected one of frontserver, appserver"),
     ] {
         let ended = cluster.run(order);
         assert!(ended.why().contains(why), "{order}: {ended:?}");
     }
+    cluster.order("node pause appserver1");
+    assert!(cluster.run("node pause appserver1").why().contains("appserver1 is paused already"));
+    cluster.order("node resume appserver1");
     assert_eq!(cluster.hello().status, 200);
 }

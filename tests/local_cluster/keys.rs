@@ -19,14 +19,14 @@ use crate::support::{
     wait::until,
 };
 
-fn generate() -> String {
+pub(crate) fn generate() -> String {
     let ended = run(concertina(["keys", "generate"]));
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     ended.stdout
 }
 
 /// A file with these lines that nobody else may read.
-fn key_file(place: &Place, name: &str, lines: &str) -> PathBuf {
+pub(crate) fn key_file(place: &Place, name: &str, lines: &str) -> PathBuf {
     let path = place.join(name);
     fs::write(&path, lines).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

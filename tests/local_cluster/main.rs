@@ -6,13 +6,28 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod admin;
+mod alone;
+mod browser;
 mod elastic;
+mod examples;
+mod flows;
+mod grpc;
 mod keys;
 mod launcher;
+mod map;
 mod names;
 mod proofs;
 mod questions;
+mod reload;
+mod routes;
+mod sealed;
+mod services;
 mod start_order;
+mod stopping;
+mod streams;
 mod support;
+mod tickets;
 mod tunnel;
+mod upgrade;
 mod wrapped;

@@ -30,10 +30,12 @@ fn a_wrapped_command_is_served_through_the_proxy_and_goes_when_it_is_stopped() {
     // A check that fails keeps a program out that runs.
     let flags = [network.join("billing1"), ["--check", "http:/health"].map(str::to_owned).into()].concat();
     let _billing = network.wrap("billing1", &flags, &[SERVICE, "app", "--listen", &service]);
-    until("billing1 is a member", || {
+    until("everybody knows why billing1 is not ready", || {
         let members = network.ask("proxyserver", "members --role billing").stdout;
-        members.contains(" joining ").then_some(())
+        (members.contains(" checking ") && members.contains(" check: HTTP 404")).then_some(())
     });
+    let explained = network.ask("dnsserver", "explain billing1").stdout;
+    assert!(explained.contains("\n  its check fails: HTTP 404\n"), "{explained}");
     network.hear("/hello/you", 503, "no billing is ready\n");
 }
 
@@ -50,8 +52,12 @@ fn handlers_run_on_events_and_answer_queries_without_a_shell() {
         format!("event:deploy={} $HOME", script.display()),
         "--handler".to_owned(),
         "query:echo=/bin/cat".to_owned(),
+        "--handler".to_owned(),
+        "query:later=/nonexistent".to_owned(),
     ];
-    let _dnsserver = network.start_with("dnsserver", &handlers);
+    let mut dnsserver = network.start_with("dnsserver", &handlers);
+    dnsserver.hear("the program of a handler is not there name=later program=/nonexistent");
+    assert!(!dnsserver.said().contains("name=echo"), "{}", dnsserver.said());
     let _appserver1 = network.start("appserver1");
     until("appserver1 is ready", || {
         network.ask("dnsserver", "members").stdout.contains("appserver1").then_some(())
@@ -68,4 +74,8 @@ fn handlers_run_on_events_and_answer_queries_without_a_shell() {
     let partly = network.ask("appserver1", "query echo x --timeout 5s");
     assert!(partly.stdout.contains("error: nothing here answers echo\n"), "{partly:?}");
     assert!(partly.stdout.ends_with("\n1 of 2 answered\n") && partly.code == Some(1), "{partly:?}");
+
+    let answer = network.ask("appserver1", "query echo one\n\u{1b}[31mforged --to dnsserver");
+    assert!(answer.stdout.contains(" ms  one\\n\\u{1b}[31mforged"), "{answer:?}");
+    assert_eq!(answer.stdout.lines().count(), 2);
 }

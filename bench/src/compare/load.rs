@@ -21,6 +21,10 @@ pub(super) enum Load {
     Post16k,
     /// The first load, with 4032 more connections that are open and idle
     Idle4096,
+    /// The first load, relayed as TCP
+    TcpSmall,
+    /// Responses of 1 MiB, relayed as TCP
+    Tcp1m,
 }
 
 /// What a load consists of.
@@ -38,6 +42,8 @@ pub(super) struct Shape {
     pub(super) body_bytes: usize,
     /// How long each connection waits before its next request.
     pub(super) pause_ms: u32,
+    /// The proxy only relays bytes.
+    pub(super) is_tcp: bool,
 }
 
 const SMALL: Shape = Shape {
@@ -48,6 +54,7 @@ const SMALL: Shape = Shape {
     close: false,
     body_bytes: 0,
     pause_ms: 0,
+    is_tcp: false,
 };
 
 impl Load {
@@ -74,6 +81,10 @@ impl Load {
             Self::Post16k => Shape { title: "16 KiB POST, 64 connections", body_bytes: 16 << 10, ..SMALL },
             Self::Idle4096 => {
                 Shape { title: "35 B GET, 64 of 4096 connections busy", idle: 4096 - 64, ..SMALL }
+            }
+            Self::TcpSmall => Shape { title: "TCP: 35 B GET, 64 connections", is_tcp: true, ..SMALL },
+            Self::Tcp1m => {
+                Shape { title: "TCP: 1 MiB response, 16 connections", is_tcp: true, ..Self::Get1m.shape() }
             }
         }
     }

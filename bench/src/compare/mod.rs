@@ -60,6 +60,9 @@ pub struct Args {
     /// Another HAProxy beside the one in the PATH
     #[arg(long, value_name = "PATH")]
     haproxy: Option<PathBuf>,
+    /// Another build of concertina, to be measured in turns with this one
+    #[arg(long, value_name = "PATH")]
+    before: Option<PathBuf>,
     /// Envoy [default: envoy in the PATH]
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
@@ -129,6 +132,7 @@ fn find_all(args: &Args, bench: &Path) -> anyhow::Result<Vec<Found>> {
                 ensure!(concertina.is_file(), "{} is missing: cargo build --release", concertina.display());
                 Some(concertina)
             }
+            Contender::Before => args.before.clone(),
             Contender::Haproxy => find_in_path("haproxy"),
             Contender::Haproxy2 => args.haproxy.clone(),
             Contender::Nginx => find_in_path("nginx"),
@@ -181,7 +185,8 @@ fn measure_all(
         for &load in loads {
             // Another one begins in every round: whoever follows a heavy run is not always the same.
             let first = round as usize % found.len();
-            for found in found[first..].iter().chain(&found[..first]) {
+            let in_turn = found[first..].iter().chain(&found[..first]);
+            for found in in_turn.filter(|found| !load.shape().is_tcp || found.contender.relays_tcp()) {
                 let run = bench.measure(round, load, found)?;
                 writeln!(csv, "{}", run.csv())?;
                 eprintln!(

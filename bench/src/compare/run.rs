@@ -109,7 +109,8 @@ impl Bench {
         let mut command = Command::new(&self.bench);
         command.args(["origin", "--listen", &origin_addr.to_string()]);
         let origin = Process::start("origin", command, dir, origin_addr)?;
-        let proxy = self.start(found, dir, proxy_addr, origin_addr)?;
+        let command = found.command(dir, proxy_addr, origin_addr, shape.is_tcp)?;
+        let proxy = self.start(found, command, dir, proxy_addr)?;
         let measured = self.measure_running(&shape, &proxy, dir, proxy_addr, origin_addr);
         let (report, time) = measured.with_context(|| {
             let words = [proxy.last_words(), origin.last_words()].concat();
@@ -134,11 +135,10 @@ impl Bench {
     fn start(
         &self,
         found: &Found,
+        command: Command,
         dir: &Path,
         proxy: SocketAddr,
-        origin: SocketAddr,
     ) -> anyhow::Result<Process> {
-        let command = found.command(dir, proxy, origin)?;
         stay_on(self.proxy_core)?;
         let process = Process::start(&found.contender.key(), command, dir, proxy);
         stay_on(self.load_core)?;

@@ -55,7 +55,7 @@ impl Agent {
         let mut command = found.command(name, ip, seed, dir);
         command.current_dir(dir).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         // However the comparison ends, no agent is left behind.
-        sidecar::supervise::die_with_parent(&mut command);
+        sidecar::node::supervise::die_with_parent(&mut command);
         let started = Instant::now();
         let child =
             command.spawn().with_context(|| format!("cannot start {}", found.executable.display()))?;

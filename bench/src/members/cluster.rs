@@ -57,8 +57,12 @@ impl<'a> Cluster<'a> {
     /// Until everybody knows everybody, and a little longer: what was just learned is still being passed on.
     pub(super) fn settle(&self) -> anyhow::Result<()> {
         let knows = |agent: &Agent, other: &Agent| agent.last(&other.name) == Some(News::Joined);
-        let pairs =
-            || self.agents.iter().flat_map(|agent| self.agents.iter().map(move |other| (agent, other)));
+        let others_of = |agent| self.agents.iter().filter(move |other: &&Agent| other.name != agent);
+        let pairs = || {
+            self.agents
+                .iter()
+                .flat_map(|agent| others_of(agent.name.as_str()).map(move |other| (agent, other)))
+        };
         let deadline = Instant::now() + STEP_TIMEOUT;
         while pairs().any(|(agent, other)| !knows(agent, other)) {
             if Instant::now() > deadline {

@@ -70,7 +70,7 @@ impl Responses {
 
 fn response(body: &[u8], connection: &str) -> Vec<u8> {
     let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection}\r\n",
+        "HTTP/1.1 200 OK\r\nDate: Sat, 22 Nov 2025 18:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection}\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()

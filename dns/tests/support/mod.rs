@@ -4,17 +4,17 @@
 
 use std::{
     future,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
-use dns::{Args, Server};
+use dns::{Args, Server, upstreams::Upstream};
 use feed::{
     Endpoint, EndpointState, FromSidecar, RoleTable, ToSidecar,
     frame::{SidecarCodec, SidecarHello, VERSION},
 };
 use futures_util::{SinkExt, StreamExt};
-use hickory_server::proto::{
+use hickory_proto::{
     op::{Edns, Message, Query},
     rr::{Name as DomainName, RData, Record, RecordType},
 };
@@ -29,6 +29,9 @@ use tokio_util::codec::Framed;
 /// Nothing on one machine takes this long, unless it never comes.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Who may have other names asked for.
+const FRIENDS: [&str; 3] = ["127.0.0.0/24", "127.0.53.4/32", "::1/128"];
+
 pub(crate) struct Cluster {
     pub(crate) addr: SocketAddr,
     sidecar: Framed<UnixStream, SidecarCodec>,
@@ -37,16 +40,29 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A server that has heard the hello of its sidecar and no table.
+    /// A server whose sidecar knows the cluster, which is the server.
     pub(crate) async fn start(forward: &[SocketAddr]) -> Self {
+        let mut cluster = Self::start_untold(forward).await;
+        cluster.say_synced().await;
+        cluster
+    }
+
+    /// A server whose sidecar has just started, and knows nobody but the server.
+    pub(crate) async fn start_untold(forward: &[SocketAddr]) -> Self {
+        Self::start_on("127.0.0.1:0", forward).await
+    }
+
+    /// The same, listening on this address.
+    pub(crate) async fn start_on(listen: &str, forward: &[SocketAddr]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let feed = dir.path().join("feed.sock");
         let listener = UnixListener::bind(&feed).unwrap();
         let args = Args {
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            listen: vec![listen.parse().unwrap()],
             zone: "concertina.internal.".parse().unwrap(),
             feed,
-            forward: forward.to_vec(),
+            forward: forward.iter().copied().map(Upstream::Server).collect(),
+            forward_for: FRIENDS.map(|net| net.parse().unwrap()).into(),
             ttl: 0,
         };
         let server = Server::bind(args).await.unwrap();
@@ -59,10 +75,15 @@ impl Cluster {
         let node = "dnsserver".parse().unwrap();
         let hello = SidecarHello { version: VERSION, node, cluster: "default".into() };
         sidecar.send(FromSidecar::Hello(hello)).await.unwrap();
-        sidecar.send(FromSidecar::Synced { epoch: 1 }).await.unwrap();
         let mut cluster = Self { addr, sidecar, generation: 0, _dir: dir };
         cluster.publish("dnsserver", vec![endpoint("dnsserver", "127.0.0.1:53")]).await;
         cluster
+    }
+
+    /// Says that this is all, and waits until the server acts on it: until a table that came later is receipted.
+    pub(crate) async fn say_synced(&mut self) {
+        self.sidecar.send(FromSidecar::Synced { epoch: 1 }).await.unwrap();
+        self.publish("dnsserver", vec![endpoint("dnsserver", "127.0.0.1:53")]).await;
     }
 
     /// Sends a table and waits for its receipt.
@@ -93,7 +114,9 @@ impl Cluster {
 
     /// One datagram there, one back.
     pub(crate) async fn exchange(&self, bytes: &[u8]) -> Vec<u8> {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let any: IpAddr =
+            if self.addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).await.unwrap();
         socket.connect(self.addr).await.unwrap();
         socket.send(bytes).await.unwrap();
         let mut reply = vec![0; 1 << 16];
@@ -146,6 +169,7 @@ pub(crate) fn endpoint(node: &str, addr: &str) -> Endpoint {
         since: 1.5,
         gossip_port: 7946,
         tags: feed::Tags::default(),
+        routes: feed::Routes::default(),
     }
 }
 
@@ -179,6 +203,20 @@ pub(crate) async fn upstream() -> SocketAddr {
             let (mut stream, _) = tcp.accept().await.unwrap();
             let asked = read_message(&mut stream).await;
             write_message(&mut stream, &reply_to(&asked, 100)).await;
+        }
+    });
+    addr
+}
+
+/// A name server that answers each datagram with what `reply` makes of it.
+pub(crate) async fn raw_upstream(reply: impl Fn(Vec<u8>) -> Vec<u8> + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let addr = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut bytes = [0; 1500];
+        loop {
+            let (length, from) = socket.recv_from(&mut bytes).await.unwrap();
+            socket.send_to(&reply(bytes[..length].to_vec()), from).await.unwrap();
         }
     });
     addr

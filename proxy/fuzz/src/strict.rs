@@ -44,7 +44,8 @@ pub struct Response {
     pub is_plain_text: bool,
 }
 
-/// Whether chunk extensions are read over, or malformed.
+/// Whether what a proxy takes out of a message is read over, or malformed: chunk extensions, blanks behind a chunk's size, and
+/// equal lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extensions {
     Skipped,
@@ -57,11 +58,17 @@ enum Length {
     None,
 }
 
-fn length(fields: &[httparse::Header<'_>]) -> Result<Length, String> {
+fn length(fields: &[httparse::Header<'_>], extensions: Extensions) -> Result<Length, String> {
     let all = |name: &str| -> Vec<&[u8]> {
         fields.iter().filter(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value).collect()
     };
-    match (&all("content-length")[..], &all("transfer-encoding")[..]) {
+    let mut lengths = all("content-length");
+    if extensions == Extensions::Skipped {
+        let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
+        lengths = lengths.iter().flat_map(|value| value.split(|&b| b == b',')).map(<[u8]>::trim_ascii).collect();
+        lengths.dedup_by(|a, b| number(a).is_some() && number(a) == number(b));
+    }
+    match (&lengths[..], &all("transfer-encoding")[..]) {
         ([], []) => Ok(Length::None),
         ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Length::Chunked),
         ([value], []) if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
@@ -88,7 +95,7 @@ pub fn read_request(bytes: &[u8]) -> Read<Request> {
     if request.version != Some(1) || count("host") != 1 {
         return Read::Malformed(format!("version {:?}, {} hosts", request.version, count("host")));
     }
-    let end = match length(request.headers) {
+    let end = match length(request.headers, Extensions::Malformed) {
         Ok(Length::None) => End::Whole(head),
         Ok(Length::Bytes(length)) if length <= bytes.len() - head => End::Whole(head + length),
         Ok(Length::Bytes(_)) => End::Cut,
@@ -133,7 +140,7 @@ fn read_final(
     extensions: Extensions,
 ) -> Read<Response> {
     let is_bodyless = method == "HEAD" || matches!(status, 101 | 204 | 304);
-    let (body, end) = match length(fields) {
+    let (body, end) = match length(fields, extensions) {
         Err(why) => return Read::Malformed(why),
         Ok(_) if is_bodyless => (Vec::new(), End::Whole(head)),
         Ok(Length::Bytes(length)) => match rest.get(..length) {
@@ -163,6 +170,7 @@ pub fn unchunk(bytes: &[u8], extensions: Extensions) -> Result<(Vec<u8>, Option<
             Some(end) if extensions == Extensions::Skipped => &line[..end],
             _ => line,
         };
+        let size = if extensions == Extensions::Skipped { trim_blanks(size) } else { size };
         let text = std::str::from_utf8(size).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()));
         let size = text.and_then(|text| usize::from_str_radix(text, 16).ok());
         let size = size.ok_or_else(|| format!("chunk size {:?}", String::from_utf8_lossy(line)))?;
@@ -187,6 +195,11 @@ pub fn unchunk(bytes: &[u8], extensions: Extensions) -> Result<(Vec<u8>, Option<
             _ => return Err(format!("trailer {:?}", String::from_utf8_lossy(line))),
         }
     }
+}
+
+fn trim_blanks(size: &[u8]) -> &[u8] {
+    let end = size.iter().rposition(|byte| !b" \t".contains(byte)).map_or(0, |last| last + 1);
+    &size[..end]
 }
 
 fn line(bytes: &[u8]) -> Option<&[u8]> {

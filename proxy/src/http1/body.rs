@@ -1,9 +1,14 @@
 //! Bodies: which of the bytes at hand belong to one, and whether it is over.
 //!
 //! Chunks are read strictly and passed on as they were read: digits, CR LF, data, CR LF, and no extension. Nothing that
-//! was not understood reaches the other side.
+//! was not understood reaches the other side. A trailer passes as a line, or not at all: its name is held until it is whole.
 
-use super::{Framing, Pieces, Reject};
+use super::{
+    Framing, Pieces, Reject,
+    fields::is_token,
+    quoted::Quote,
+    trailers::{TrailerName, Trailers},
+};
 use crate::limits::{CHUNK_EXTENSION_BYTES_MAX, CHUNK_SIZE_DIGITS_MAX, TRAILER_BYTES_MAX};
 
 /// How much of the rest of a message is understood.
@@ -12,8 +17,13 @@ pub struct Body {
     kind: BodyKind,
     /// Whether the bytes between the chunks pass too, or only the data.
     keep_framing: bool,
+    /// Blanks may stand behind the size of a chunk.
+    is_padded: bool,
+    /// Of extensions and padding.
     extension_bytes: u16,
     trailer_bytes: u16,
+    trailers: Trailers,
+    trailer_name: TrailerName,
     data_bytes: u64,
     data_bytes_max: u64,
 }
@@ -41,6 +51,8 @@ pub enum Chunk {
         /// Its digits so far.
         digits: u8,
     },
+    /// In the blanks behind a size.
+    Padding(u64),
     /// In an extension of the chunk of this size.
     Extension {
         /// The size.
@@ -59,51 +71,20 @@ pub enum Chunk {
     /// At the start of a trailer line or of the last empty line.
     TrailerStart,
     /// In the name of a trailer.
-    TrailerName(TrailerName),
+    TrailerName,
     /// In the value of a trailer.
-    TrailerValue,
+    TrailerValue {
+        /// Its line does.
+        passes: bool,
+    },
     /// In front of the LF of a trailer line.
-    TrailerLf,
+    TrailerLf {
+        /// The line does.
+        passes: bool,
+    },
     /// In front of the last LF.
     LastLf,
 }
-
-/// Where a byte of an extension is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quote {
-    /// Outside quotes.
-    None,
-    /// Inside.
-    Open,
-    /// Behind a backslash inside.
-    Escaped,
-}
-
-/// As much of a trailer's name as is needed to recognise those that are forbidden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TrailerName {
-    text: [u8; LONGEST_FORBIDDEN],
-    length: u8,
-}
-
-const LONGEST_FORBIDDEN: usize = 17;
-
-/// Trailers that would change framing, routing or authority after the fact (RFC 9110 6.5.1).
-const FORBIDDEN_TRAILERS: [&[u8]; 13] = [
-    b"transfer-encoding",
-    b"content-length",
-    b"content-encoding",
-    b"content-type",
-    b"content-range",
-    b"host",
-    b"connection",
-    b"trailer",
-    b"te",
-    b"upgrade",
-    b"authorization",
-    b"cookie",
-    b"set-cookie",
-];
 
 impl Default for Body {
     fn default() -> Self {
@@ -123,8 +104,11 @@ impl Body {
         Self {
             kind,
             keep_framing,
+            is_padded: false,
             extension_bytes: 0,
             trailer_bytes: 0,
+            trailers: Trailers::default(),
+            trailer_name: TrailerName::default(),
             data_bytes: 0,
             data_bytes_max: u64::MAX,
         }
@@ -140,6 +124,19 @@ impl Body {
             BodyKind::Length(bytes) if bytes > data_bytes_max => Err(Reject::BodyTooLarge),
             _ => Ok(Self { data_bytes_max, ..self }),
         }
+    }
+
+    /// The same body, with what its head says of its trailers.
+    #[must_use]
+    pub fn with_trailers(self, trailers: Trailers) -> Self {
+        Self { trailers, ..self }
+    }
+
+    /// The same body, in which blanks may stand behind the size of a chunk: servers that write sizes into a fixed width send them. They
+    /// mean one thing to everybody, and do not pass. A client's stay refused: there, whatever is odd is an attempt.
+    #[must_use]
+    pub fn padded(self) -> Self {
+        Self { is_padded: true, ..self }
     }
 
     /// Bytes of the data that went past; chunk sizes and trailers are not among them.
@@ -200,6 +197,8 @@ impl Body {
 
     fn scan_chunks(&mut self, buffer: &[u8], from: usize, pieces: &mut Pieces) -> Result<usize, Reject> {
         let mut at = from;
+        // Where the name of the trailer under way begins, if that is among these bytes.
+        let mut name_start = None;
         while let BodyKind::Chunked(chunk) = self.kind {
             if at == buffer.len() || !pieces.has_room() {
                 break;
@@ -213,12 +212,30 @@ impl Body {
                 self.kind = BodyKind::Chunked(if left == 0 { Chunk::DataCr } else { Chunk::Data(left) });
                 continue;
             }
+            // The end of a chunk at once: most come whole.
+            if chunk == Chunk::DataCr && buffer[at..].starts_with(b"\r\n") {
+                if self.keep_framing {
+                    pieces.push(at..at + 2)?;
+                }
+                at += 2;
+                self.kind = BodyKind::Chunked(Chunk::Size { value: 0, digits: 0 });
+                continue;
+            }
             let byte = buffer[at];
             let next = self.step(chunk, byte)?;
-            let in_extension = matches!(chunk, Chunk::Extension { .. }) && byte != b'\r'
-                || matches!(next, Some(Chunk::Extension { .. }));
-            if self.keep_framing && !in_extension {
-                pieces.push(at..at + 1)?;
+            if chunk == Chunk::TrailerStart && next == Some(Chunk::TrailerName) {
+                name_start = Some(at);
+            }
+            match passing(chunk, byte, next) {
+                _ if !self.keep_framing => {}
+                Passing::Nothing => {}
+                Passing::Byte => pieces.push(at..at + 1)?,
+                Passing::Name => {
+                    // What of the name came before these bytes is no longer among them.
+                    let held = self.trailer_name.passing(&self.trailers).filter(|_| name_start.is_none());
+                    pieces.add(held.unwrap_or_default())?;
+                    pieces.push(name_start.unwrap_or(at)..at + 1)?;
+                }
             }
             at += 1;
             self.kind = next.map_or(BodyKind::Done, BodyKind::Chunked);
@@ -229,12 +246,19 @@ impl Body {
     /// The state after one byte that is not data; none after the last.
     fn step(&mut self, chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Reject> {
         Ok(Some(match (chunk, byte) {
+            (Chunk::Size { value, digits }, b' ' | b'\t') if self.is_padded && digits > 0 => {
+                Chunk::Padding(value)
+            }
             (Chunk::Size { value, digits }, _) => return step_size(value, digits, byte).map(Some),
+            (Chunk::Padding(value), b' ' | b'\t') => {
+                self.count_extension()?;
+                Chunk::Padding(value)
+            }
+            (Chunk::Padding(value), b'\r') => Chunk::SizeLf(value),
+            (Chunk::Padding(value), b';') => Chunk::Extension { value, quote: Quote::None },
+            (Chunk::Padding(_), _) => return Err(Reject::ChunkSize),
             (Chunk::Extension { value, quote }, _) => {
-                self.extension_bytes += 1;
-                if usize::from(self.extension_bytes) > CHUNK_EXTENSION_BYTES_MAX {
-                    return Err(Reject::ChunkExtension);
-                }
+                self.count_extension()?;
                 return step_extension(value, quote, byte).map(Some);
             }
             (Chunk::SizeLf(0), b'\n') => Chunk::TrailerStart,
@@ -250,15 +274,61 @@ impl Body {
             (Chunk::TrailerStart, b'\r') => Chunk::LastLf,
             (Chunk::LastLf, b'\n') => return Ok(None),
             (Chunk::LastLf, _) => return Err(Reject::Trailer),
-            (trailer, _) => {
-                self.trailer_bytes += 1;
-                if usize::from(self.trailer_bytes) > TRAILER_BYTES_MAX {
-                    return Err(Reject::Trailer);
-                }
-                return step_trailer(trailer, byte).map(Some);
-            }
+            (trailer, _) => return self.step_trailer(trailer, byte).map(Some),
         }))
     }
+
+    fn count_extension(&mut self) -> Result<(), Reject> {
+        self.extension_bytes += 1;
+        if usize::from(self.extension_bytes) > CHUNK_EXTENSION_BYTES_MAX {
+            return Err(Reject::ChunkExtension);
+        }
+        Ok(())
+    }
+
+    fn step_trailer(&mut self, chunk: Chunk, byte: u8) -> Result<Chunk, Reject> {
+        self.trailer_bytes += 1;
+        if usize::from(self.trailer_bytes) > TRAILER_BYTES_MAX {
+            return Err(Reject::Trailer);
+        }
+        match (chunk, byte) {
+            (Chunk::TrailerStart | Chunk::TrailerName, _) if is_token(byte) => {
+                if chunk == Chunk::TrailerStart {
+                    self.trailer_name.clear();
+                }
+                self.trailer_name.push(byte);
+                Ok(Chunk::TrailerName)
+            }
+            (Chunk::TrailerName, b':') => {
+                let passes = self.trailer_name.passing(&self.trailers).is_some();
+                Ok(Chunk::TrailerValue { passes })
+            }
+            (Chunk::TrailerValue { passes }, b'\r') => Ok(Chunk::TrailerLf { passes }),
+            (Chunk::TrailerValue { .. }, _) if byte == b'\t' || !byte.is_ascii_control() => Ok(chunk),
+            (Chunk::TrailerLf { .. }, b'\n') => Ok(Chunk::TrailerStart),
+            _ => Err(Reject::Trailer),
+        }
+    }
+}
+
+/// What passes at one byte between the chunks.
+enum Passing {
+    Nothing,
+    Byte,
+    /// The name of the trailer, and the byte.
+    Name,
+}
+
+fn passing(chunk: Chunk, byte: u8, next: Option<Chunk>) -> Passing {
+    let is_passing = match (chunk, next) {
+        (Chunk::TrailerName, Some(Chunk::TrailerValue { passes: true })) => return Passing::Name,
+        (_, Some(Chunk::TrailerName | Chunk::Padding(_) | Chunk::Extension { .. }))
+        | (Chunk::TrailerName, _) => false,
+        (Chunk::Padding(_) | Chunk::Extension { .. }, _) => byte == b'\r',
+        (Chunk::TrailerValue { passes } | Chunk::TrailerLf { passes }, _) => passes,
+        _ => true,
+    };
+    if is_passing { Passing::Byte } else { Passing::Nothing }
 }
 
 fn step_size(value: u64, digits: u8, byte: u8) -> Result<Chunk, Reject> {
@@ -279,50 +349,11 @@ fn step_size(value: u64, digits: u8, byte: u8) -> Result<Chunk, Reject> {
 /// Quotes are followed although the extension is dropped: a CR LF inside one would end the line for some parsers and not
 /// for others.
 fn step_extension(value: u64, quote: Quote, byte: u8) -> Result<Chunk, Reject> {
-    let quote = match (quote, byte) {
-        (Quote::None, b'\r') => return Ok(Chunk::SizeLf(value)),
-        (_, byte) if byte.is_ascii_control() && byte != b'\t' => return Err(Reject::ChunkExtension),
-        (Quote::None, b'"') | (Quote::Escaped, _) => Quote::Open,
-        (Quote::Open, b'"') | (Quote::None, _) => Quote::None,
-        (Quote::Open, b'\\') => Quote::Escaped,
-        (Quote::Open, _) => Quote::Open,
-    };
-    Ok(Chunk::Extension { value, quote })
-}
-
-fn step_trailer(chunk: Chunk, byte: u8) -> Result<Chunk, Reject> {
-    match (chunk, byte) {
-        (Chunk::TrailerStart, _) if is_token(byte) => {
-            Ok(Chunk::TrailerName(TrailerName::default().with(byte)))
-        }
-        (Chunk::TrailerName(name), b':') if name.is_forbidden() => Err(Reject::TrailerForbidden),
-        (Chunk::TrailerName(_), b':') => Ok(Chunk::TrailerValue),
-        (Chunk::TrailerName(name), _) if is_token(byte) => Ok(Chunk::TrailerName(name.with(byte))),
-        (Chunk::TrailerValue, b'\r') => Ok(Chunk::TrailerLf),
-        (Chunk::TrailerValue, _) if byte == b'\t' || !byte.is_ascii_control() => Ok(Chunk::TrailerValue),
-        (Chunk::TrailerLf, b'\n') => Ok(Chunk::TrailerStart),
-        _ => Err(Reject::Trailer),
+    match (quote, byte) {
+        (Quote::None, b'\r') => Ok(Chunk::SizeLf(value)),
+        (_, byte) if byte.is_ascii_control() && byte != b'\t' => Err(Reject::ChunkExtension),
+        _ => Ok(Chunk::Extension { value, quote: quote.next(byte) }),
     }
-}
-
-impl TrailerName {
-    fn with(mut self, byte: u8) -> Self {
-        if let Some(room) = self.text.get_mut(usize::from(self.length)) {
-            *room = byte.to_ascii_lowercase();
-        }
-        self.length = self.length.saturating_add(1);
-        self
-    }
-
-    fn is_forbidden(&self) -> bool {
-        let name = self.text.get(..usize::from(self.length));
-        name.is_some_and(|name| FORBIDDEN_TRAILERS.contains(&name))
-    }
-}
-
-/// A character of a field name (RFC 9110 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! How long a body is: decided once, here, and closed against every ambiguity (RFC 9112 6.3).
 
-use super::{Fields, Reject, Version, fields::Field};
+use super::{
+    Fields, Reject, Version,
+    fields::{Field, FieldSet, set_of},
+};
 
 /// The length of a message's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,11 +18,22 @@ pub enum Framing {
     UntilClose,
 }
 
+impl Framing {
+    /// Whether the end of a response's body is the end of the client's connection: it has no length, or chunks that the client cannot
+    /// read.
+    pub(crate) fn ends_with_close(self, client: Version) -> bool {
+        self == Self::UntilClose || (self == Self::Chunked && client == Version::Http10)
+    }
+}
+
 /// The framing of a request.
 ///
 /// # Errors
 /// Anything that two implementations might read differently.
 pub fn request_framing(fields: &[Field<'_>], found: &Fields, version: Version) -> Result<Framing, Reject> {
+    if found.is_length_listed {
+        return Err(Reject::LengthRepeated);
+    }
     // RFC 9112 6.3 (7): a request without either field has no body.
     Ok(declared(fields, found, version)?.unwrap_or(Framing::Empty))
 }
@@ -44,9 +58,62 @@ pub fn response_framing(
     Ok(declared.unwrap_or(Framing::UntilClose))
 }
 
+/// The framing fields that may not be sent with this status, or that mislead whoever reads them although no body can follow:
+/// both with 1xx and 204 (RFC 9112 6.1, RFC 9110 8.6), and a coding with 304, which any recipient may take out (RFC 9112 6.1).
+pub(super) fn misleading(found: &Fields, status: u16) -> FieldSet {
+    match status {
+        100..200 | 204 => found.content_length | set_of(found.transfer_encoding),
+        304 => set_of(found.transfer_encoding),
+        _ => 0,
+    }
+}
+
+/// Whether an upstream announces a body with a status that has none. It may send one: its connection is not to be trusted.
+pub(super) fn announces_body(fields: &[Field<'_>], found: &Fields, status: u16) -> bool {
+    let is_zero = |value: &[u8]| value.iter().all(|&byte| byte == b'0');
+    let has_length = status == 204 && values(fields, found.content_length).any(|value| !is_zero(value));
+    has_length || (matches!(status, 204 | 304) && found.transfer_encoding.is_some())
+}
+
+/// The length of a response that is to be said once, because it came more than once.
+pub(super) fn merged_length<'a>(fields: &[Field<'a>], found: &Fields) -> Option<&'a [u8]> {
+    if !found.is_length_listed {
+        return None;
+    }
+    let first = first_value(fields, found.content_length)?;
+    first.split(|&byte| byte == b',').next().map(<[u8]>::trim_ascii)
+}
+
+/// The value of the first field of a set.
+fn first_value<'a>(fields: &[Field<'a>], set: FieldSet) -> Option<&'a [u8]> {
+    fields.get(set.trailing_zeros() as usize).map(|field| field.value)
+}
+
+/// Values of the fields of a set.
+fn values<'a>(fields: &[Field<'a>], set: FieldSet) -> impl Iterator<Item = &'a [u8]> {
+    fields
+        .iter()
+        .enumerate()
+        .filter(move |(position, _)| set & (1 << position) != 0)
+        .map(|(_, field)| field.value)
+}
+
+/// The length that a response declares: once, or again and again the same (RFC 9110 8.6). Origins behind filters do so, and it is
+/// passed on once. A request says it once: no honest client repeats it.
+fn parse_lengths(fields: &[Field<'_>], set: FieldSet) -> Result<u64, Reject> {
+    let mut lengths = values(fields, set).flat_map(|value| value.split(|&byte| byte == b','));
+    let first = parse_length(lengths.next().unwrap_or_default().trim_ascii())?;
+    for length in lengths {
+        if parse_length(length.trim_ascii())? != first {
+            return Err(Reject::LengthRepeated);
+        }
+    }
+    Ok(first)
+}
+
 fn declared(fields: &[Field<'_>], found: &Fields, version: Version) -> Result<Option<Framing>, Reject> {
     // RFC 9112 6.1: this "ought to be handled as an error"; choosing one of the two is how requests are smuggled.
-    if found.content_length.is_some() && found.transfer_encoding.is_some() {
+    if found.content_length != 0 && found.transfer_encoding.is_some() {
         return Err(Reject::LengthAndCoding);
     }
     if let Some(index) = found.transfer_encoding {
@@ -60,12 +127,13 @@ fn declared(fields: &[Field<'_>], found: &Fields, version: Version) -> Result<Op
         }
         return Ok(Some(Framing::Chunked));
     }
-    let Some(index) = found.content_length else { return Ok(None) };
-    // RFC 9110 8.6 would let equal repetitions merge; no honest sender repeats it.
-    if found.content_length_repeated {
-        return Err(Reject::LengthRepeated);
-    }
-    Ok(Some(match parse_length(fields[usize::from(index)].value)? {
+    let Some(first) = first_value(fields, found.content_length) else { return Ok(None) };
+    let length = if found.is_length_listed {
+        parse_lengths(fields, found.content_length)
+    } else {
+        parse_length(first)
+    };
+    Ok(Some(match length? {
         0 => Framing::Empty,
         length => Framing::Length(length),
     }))
@@ -73,9 +141,6 @@ fn declared(fields: &[Field<'_>], found: &Fields, version: Version) -> Result<Op
 
 /// Digits and nothing else: `str::parse` would take a `+` (CVE-2021-32715).
 fn parse_length(value: &[u8]) -> Result<u64, Reject> {
-    if value.contains(&b',') {
-        return Err(Reject::LengthRepeated);
-    }
     // 18 digits cannot overflow, and no body is that long.
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return Err(Reject::LengthMalformed);
@@ -124,6 +189,53 @@ mod tests {
         }
         assert_eq!(request(&[("content-length", "5, 5")]), Err(Reject::LengthRepeated));
         assert_eq!(request(&[("content-length", "5"), ("content-length", "5")]), Err(Reject::LengthRepeated));
+    }
+
+    #[test]
+    fn a_response_may_say_the_same_length_again_and_no_other() {
+        for (same, said) in [
+            (&[("content-length", "5"), ("content-length", "5")][..], "5"),
+            (&[("content-length", "5, 5")], "5"),
+            (&[("content-length", "05 ,5"), ("x", "y"), ("Content-Length", "5")], "05"),
+        ] {
+            assert_eq!(response(same, 200, false), Ok(Framing::Length(5)), "{same:?}");
+            let fields = fields(same);
+            let merged = merged_length(&fields, &Fields::parse(&fields).unwrap());
+            assert_eq!(merged, Some(said.as_bytes()));
+            assert_eq!(request(same), Err(Reject::LengthRepeated));
+        }
+        for (other, why) in [
+            (&[("content-length", "5"), ("content-length", "6")][..], Reject::LengthRepeated),
+            (&[("content-length", "5, 6")], Reject::LengthRepeated),
+            (&[("content-length", "5,")], Reject::LengthMalformed),
+            (&[("content-length", ",5")], Reject::LengthMalformed),
+            (&[("content-length", "5"), ("content-length", "")], Reject::LengthMalformed),
+            (&[("content-length", "5, +5")], Reject::LengthMalformed),
+        ] {
+            assert_eq!(response(other, 200, false), Err(why), "{other:?}");
+            assert_eq!(response(other, 200, true), Err(why), "checked where no body follows, too");
+        }
+        let once = fields(&[("content-length", "5")]);
+        assert_eq!(merged_length(&once, &Fields::parse(&once).unwrap()), None);
+    }
+
+    #[test]
+    fn a_status_without_a_body_has_no_framing_and_an_upstream_that_announces_one_is_suspect() {
+        for (pairs, status, taken_out, is_suspect) in [
+            (&[("content-length", "0")][..], 204, 1, false),
+            (&[("x", "y"), ("content-length", "5")], 204, 2, true),
+            (&[("transfer-encoding", "chunked")], 204, 1, true),
+            (&[("content-length", "5")], 103, 1, false),
+            (&[("transfer-encoding", "chunked")], 101, 1, false),
+            (&[("content-length", "5")], 304, 0, false),
+            (&[("transfer-encoding", "chunked")], 304, 1, true),
+            (&[("content-length", "5")], 200, 0, false),
+        ] {
+            let fields = fields(pairs);
+            let found = Fields::parse(&fields).unwrap();
+            assert_eq!(misleading(&found, status), taken_out, "{status} {pairs:?}");
+            assert_eq!(announces_body(&fields, &found, status), is_suspect, "{status} {pairs:?}");
+        }
     }
 
     #[test]

@@ -3,150 +3,37 @@
 //! `httparse` finds the lines; what it tolerates and a proxy must not (bare LF, odd targets, contradictory fields) is
 //! refused here. A head that came in one read is parsed once, any other at most twice: see [`is_complete`].
 
-use std::{
-    mem::MaybeUninit,
-    net::{IpAddr, Ipv4Addr},
+use std::mem::MaybeUninit;
+
+pub(crate) use super::layout::is_authority;
+pub use super::layout::{Asked, Exchanged, Hop, Method, RequestHead, ResponseHead};
+use super::{
+    Fields, Framing, Parse, Pieces, Reject, Version,
+    fields::Field,
+    framing,
+    layout::{Layout, offset},
+    rewrite,
+    verb::Verb,
 };
-
-use super::{Fields, Forwarding, Framing, Parse, Pieces, Reject, Version, fields::Field, framing, rewrite};
 use crate::limits::{FIELDS_COUNT_MAX, HEAD_BYTES_MAX, TARGET_BYTES_MAX};
-
-/// What the method means to a proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Safe, and therefore repeatable: GET, OPTIONS.
-    Safe,
-    /// Safe, and its response has no body.
-    Head,
-    /// Not safe, but doing it twice is doing it once: PUT, DELETE.
-    Idempotent,
-    /// Everything else.
-    Other,
-}
-
-impl Method {
-    /// Whether sending the request twice is as good as once (RFC 9110 9.2.2).
-    pub fn is_repeatable(self) -> bool {
-        self != Self::Other
-    }
-}
-
-/// What was decided about a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestHead {
-    /// Length of the head.
-    pub bytes: usize,
-    /// Its method.
-    pub method: Method,
-    /// The client's version.
-    pub version: Version,
-    /// Its body.
-    pub framing: Framing,
-    /// The client will send another request on the same connection.
-    pub keep_alive: bool,
-    /// The client wants to leave HTTP.
-    pub upgrade: bool,
-}
-
-/// What a request is told of this hop.
-#[derive(Debug, Clone, Copy)]
-pub struct Hop<'a> {
-    /// The Host that an HTTP/1.0 request without one is forwarded with.
-    pub host: &'a str,
-    /// Who has sent it.
-    pub peer: IpAddr,
-    /// What the upstream is told of that; by default nothing, and what the client has said of it passes.
-    pub forwarding: Option<Forwarding>,
-    /// The name of this hop in Via.
-    pub via: Option<&'a str>,
-}
-
-impl<'a> Hop<'a> {
-    /// One that says nothing of itself or the client.
-    pub const fn plain(host: &'a str) -> Self {
-        Self { host, peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED), forwarding: None, via: None }
-    }
-}
-
-/// What the response must take into account.
-#[derive(Debug, Clone, Copy)]
-pub struct Exchanged<'a> {
-    /// The request was HEAD.
-    pub to_head: bool,
-    /// The client's version.
-    pub client: Version,
-    /// The client asked for an upgrade, and its request is over.
-    pub upgrade: bool,
-    /// The client's connection can be used again.
-    pub keep_alive: bool,
-    /// The name of this hop in Via.
-    pub via: Option<&'a str>,
-}
-
-/// What was decided about a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ResponseHead {
-    /// Length of the head.
-    pub bytes: usize,
-    /// The status code.
-    pub status: u16,
-    /// Its body.
-    pub framing: Framing,
-    /// The upstream's connection can be used again.
-    pub upstream_keep_alive: bool,
-    /// The client's connection can be used again.
-    pub client_keep_alive: bool,
-}
-
-impl ResponseHead {
-    /// 1xx other than 101: the real response is still to come.
-    pub fn is_interim(&self) -> bool {
-        (100..200).contains(&self.status) && self.status != 101
-    }
-}
-
-/// A head's fields and where their lines are.
-pub(super) struct Layout<'a> {
-    pub(super) buffer: &'a [u8],
-    pub(super) fields: &'a [Field<'a>],
-    /// Where the fields begin.
-    pub(super) fields_start: usize,
-    /// Length of the head; its last two bytes are the empty line.
-    pub(super) bytes: usize,
-    /// As it came.
-    pub(super) version: Version,
-}
-
-impl Layout<'_> {
-    /// Where the line of this field begins; one past the last field is the empty line.
-    pub(super) fn line_start(&self, position: usize) -> usize {
-        match self.fields.get(position) {
-            Some(field) => offset(self.buffer, field.name.as_bytes()),
-            None => self.bytes - 2,
-        }
-    }
-
-    /// Every line ends in CR LF: httparse takes a bare LF, which others read as part of a value.
-    fn check_line_ends(&self) -> Result<(), Reject> {
-        let crlf_before = |at: usize| at >= 2 && self.buffer.get(at - 2..at) == Some(b"\r\n");
-        let lines = self.line_start(0) == self.fields_start
-            && (0..=self.fields.len()).all(|position| crlf_before(self.line_start(position)))
-            && crlf_before(self.bytes);
-        if lines { Ok(()) } else { Err(Reject::BareLineEnd) }
-    }
-}
-
-pub(super) fn offset(buffer: &[u8], part: &[u8]) -> usize {
-    let offset = part.as_ptr() as usize - buffer.as_ptr() as usize;
-    debug_assert!(offset <= buffer.len(), "httparse returned a slice of another buffer");
-    offset
-}
 
 /// Whether the bytes from `scanned` on complete a head that was incomplete before, if only by a bare LF that is to be
 /// refused. Call it instead of parsing again: a head that arrives byte by byte is then searched once and parsed twice.
 pub fn is_complete(buffer: &[u8], scanned: usize) -> bool {
     let new = &buffer[scanned.saturating_sub(2)..];
     memchr::memchr_iter(b'\n', new).any(|at| matches!(new[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}
+
+/// Whether a head that was refused asked with HEAD: then its answer has no body. Only a whole request line says so; whoever
+/// sends something else and takes a body for its answer would wait for it in vain.
+pub fn is_head_line(bytes: &[u8]) -> bool {
+    let Some(end) = memchr::memchr(b'\n', bytes) else { return false };
+    let mut parts = bytes[..end].trim_ascii_end().split(|&byte| byte == b' ');
+    let is_version = |text: &[u8]| text.starts_with(b"HTTP/") && text[5..].iter().any(u8::is_ascii_digit);
+    parts.next() == Some(b"HEAD")
+        && parts.next().is_some_and(|target| !target.is_empty())
+        && parts.next().is_some_and(is_version)
+        && parts.next().is_none()
 }
 
 /// Parses a request's head at the start of `buffer` and fills `pieces` with what to forward of it, with what
@@ -158,6 +45,18 @@ pub fn parse_request(
     buffer: &mut [u8],
     hop: Hop<'_>,
     pieces: &mut Pieces,
+) -> Result<Parse<RequestHead>, Reject> {
+    parse_routed(buffer, pieces, |_| Ok(hop))
+}
+
+/// The same, where what the hop is depends on what is asked for.
+///
+/// # Errors
+/// Why the request is refused: by its form, or by whoever was asked for the hop.
+pub fn parse_routed<'h>(
+    buffer: &mut [u8],
+    pieces: &mut Pieces,
+    route: impl FnOnce(Asked<'_>) -> Result<Hop<'h>, Reject>,
 ) -> Result<Parse<RequestHead>, Reject> {
     // httparse would skip it, and however many follow.
     if buffer.first() == Some(&b'\n') {
@@ -196,14 +95,20 @@ pub fn parse_request(
     let framing = framing::request_framing(request.headers, &found, version)?;
     let kind = method_of(method)?;
     let host = host_of(&found, request.headers, version)?;
+    let hop = route(rewrite::asked(target.as_bytes(), host, request.headers))?;
     rewrite::request(&layout, &found, method, target_start..target_start + target.len(), host, hop, pieces)?;
     let head = RequestHead {
         bytes,
         method: kind,
+        verb: Verb::of(method),
         version,
         framing,
         keep_alive: wants_keep_alive(&found, version),
         upgrade: found.upgrade.is_some(),
+        // RFC 9110 10.1.1: ignored in HTTP/1.0, and where no body follows.
+        expects_continue: found.expects_continue && version == Version::Http11 && framing != Framing::Empty,
+        is_connection_bound: found.is_connection_bound,
+        trailers: found.trailers.without_way(hop.forwarding.is_some()).unless_changed(hop.fields),
     };
     // A proxy speaks its own version (RFC 9112 2.3); both have eight bytes.
     buffer[version_start + 7] = b'1';
@@ -241,7 +146,8 @@ pub fn parse_response(
     let line_end = memchr::memchr(b'\n', buffer).map_or(0, |at| at + 1);
     let version = version_of(minor);
     let layout = Layout { buffer, fields: response.headers, fields_start: line_end, bytes, version };
-    if !(100..600).contains(&status) {
+    // RFC 9110 15: a client takes one of 600 to 999 for a 5xx. It is passed on as it is, for it means something to somebody.
+    if !(100..1000).contains(&status) {
         return Err(Reject::Malformed);
     }
     layout.check_line_ends()?;
@@ -252,23 +158,25 @@ pub fn parse_response(
     if is_tunnel && !(exchanged.upgrade && found.upgrade.is_some()) {
         return Err(Reject::Malformed);
     }
+    let upstream_keep_alive = wants_keep_alive(&found, version)
+        && framing != Framing::UntilClose
+        && !is_tunnel
+        && !framing::announces_body(response.headers, &found, status);
     let head = ResponseHead {
         bytes,
         status,
         framing,
-        upstream_keep_alive: wants_keep_alive(&found, version)
-            && framing != Framing::UntilClose
-            && !is_tunnel,
-        client_keep_alive: exchanged.keep_alive && !ends_with_close(framing, exchanged.client) && !is_tunnel,
+        upstream_keep_alive,
+        client_keep_alive: exchanged.keep_alive
+            && !framing.ends_with_close(exchanged.client)
+            && !is_tunnel
+            && (upstream_keep_alive || !exchanged.is_rest_long),
+        is_connection_bound: found.is_connection_bound,
+        trailers: found.trailers.unless_changed(exchanged.fields),
     };
     rewrite::response(&layout, &found, &head, exchanged, pieces)?;
     buffer[7] = b'1';
     Ok(Parse::Done(head))
-}
-
-/// Whether the body's end is the connection's: what has no length, or has chunks that the client cannot read.
-fn ends_with_close(framing: Framing, client: Version) -> bool {
-    framing == Framing::UntilClose || (framing == Framing::Chunked && client == Version::Http10)
 }
 
 fn too_large(target: Option<&str>) -> Reject {
@@ -310,23 +218,6 @@ fn host_of<'a>(found: &Fields, fields: &[Field<'a>], version: Version) -> Result
         None if version == Version::Http11 => Err(Reject::HostMissing),
         None => Ok(None),
     }
-}
-
-/// `host[:port]` of RFC 3986 3.2, without user information, and without the comma that lists are made of.
-pub(super) fn is_authority(text: &[u8]) -> bool {
-    let (host, port) = match text.iter().rposition(|&b| b == b':') {
-        Some(colon) if !text.ends_with(b"]") => (&text[..colon], &text[colon + 1..]),
-        _ => (text, &b""[..]),
-    };
-    let literal = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]"));
-    let well_formed = match literal {
-        Some(ip) => !ip.is_empty() && ip.iter().all(|b| b.is_ascii_hexdigit() || b":.".contains(b)),
-        None => {
-            !host.is_empty()
-                && host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b))
-        }
-    };
-    well_formed && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
 
 fn reject_of(error: httparse::Error) -> Reject {

@@ -2,10 +2,13 @@
 
 use std::{fmt, io::IoSlice, ops::Range};
 
-use crate::limits::PIECES_COUNT_MAX;
+use crate::limits::{CHANGED_BYTES_MAX, PIECES_COUNT_MAX};
 
-/// Bytes of our own in one message: every field that can be set, with the longest names and addresses.
-const ADDED_BYTES_MAX: usize = 640;
+/// Bytes of our own in one message: every field that can be set, with the longest names and addresses; what a route adds; a cookie.
+const ADDED_BYTES_MAX: usize = 768 + CHANGED_BYTES_MAX + COOKIE_BYTES_MAX + feed::route::ROUTE_BYTES_MAX;
+
+/// Bytes of a Set-Cookie.
+const COOKIE_BYTES_MAX: usize = 256;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Piece {
@@ -28,9 +31,14 @@ pub struct Pieces {
     offset: u32,
 }
 
-/// There is no room for another piece.
+/// What there is no room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub enum Full {
+    /// Another piece.
+    Pieces,
+    /// More bytes of our own.
+    Added,
+}
 
 impl Default for Pieces {
     fn default() -> Self {
@@ -63,7 +71,7 @@ impl Pieces {
     /// No room.
     pub fn push(&mut self, range: Range<usize>) -> Result<(), Full> {
         let (Ok(start), Ok(end)) = (u32::try_from(range.start), u32::try_from(range.end)) else {
-            return Err(Full);
+            return Err(Full::Pieces);
         };
         self.append(Piece { start, end, added: false })
     }
@@ -74,7 +82,7 @@ impl Pieces {
     /// No room.
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), Full> {
         let end = self.added_bytes + bytes.len();
-        let room = self.added.get_mut(self.added_bytes..end).ok_or(Full)?;
+        let room = self.added.get_mut(self.added_bytes..end).ok_or(Full::Added)?;
         room.copy_from_slice(bytes);
         #[expect(clippy::cast_possible_truncation, reason = "bounded by ADDED_BYTES_MAX")]
         let piece = Piece { start: self.added_bytes as u32, end: end as u32, added: true };
@@ -87,7 +95,12 @@ impl Pieces {
     /// # Errors
     /// No room.
     pub fn add_fmt(&mut self, text: fmt::Arguments<'_>) -> Result<(), Full> {
-        fmt::Write::write_fmt(self, text).map_err(|_| Full)
+        fmt::Write::write_fmt(self, text).map_err(|_| self.lacking())
+    }
+
+    /// What formatted text had no room for.
+    fn lacking(&self) -> Full {
+        if self.has_room() { Full::Added } else { Full::Pieces }
     }
 
     fn append(&mut self, piece: Piece) -> Result<(), Full> {
@@ -101,7 +114,7 @@ impl Pieces {
             last.end = piece.end;
             return Ok(());
         }
-        *self.list.get_mut(self.count).ok_or(Full)? = piece;
+        *self.list.get_mut(self.count).ok_or(Full::Pieces)? = piece;
         self.count += 1;
         Ok(())
     }
@@ -114,6 +127,12 @@ impl Pieces {
     /// Whether everything has been written.
     pub fn is_written(&self) -> bool {
         self.at == self.count
+    }
+
+    /// How much has not been written.
+    pub fn unwritten_bytes(&self) -> usize {
+        let rest = self.list[self.at..self.count].iter().map(|piece| (piece.end - piece.start) as usize);
+        rest.sum::<usize>() - self.offset as usize
     }
 
     /// Whether something has been written, and not all.
@@ -214,9 +233,11 @@ mod tests {
             pieces.push(2 * i..2 * i + 1).unwrap();
         }
         assert!(!pieces.has_room());
-        assert_eq!(pieces.push(1000..1001), Err(Full));
+        assert_eq!(pieces.push(1000..1001), Err(Full::Pieces));
+        assert_eq!(pieces.add_fmt(format_args!("{}", 1)), Err(Full::Pieces));
         let mut pieces = Pieces::default();
         assert_eq!(pieces.add(&[0; ADDED_BYTES_MAX]), Ok(()));
-        assert_eq!(pieces.add(b"x"), Err(Full));
+        assert_eq!(pieces.add(b"x"), Err(Full::Added));
+        assert_eq!(pieces.add_fmt(format_args!("{}", 1)), Err(Full::Added));
     }
 }

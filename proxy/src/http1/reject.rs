@@ -61,9 +61,6 @@ pub enum Reject {
     /// A Host that is no authority.
     #[error("malformed host")]
     HostMalformed,
-    /// A Host that contradicts the target.
-    #[error("host and target differ")]
-    HostMismatch,
     /// Both Content-Length and Transfer-Encoding: the classic of request smuggling (RFC 9112 6.1).
     #[error("both content-length and transfer-encoding")]
     LengthAndCoding,
@@ -91,9 +88,6 @@ pub enum Reject {
     /// A malformed trailer, or more than [`crate::limits::TRAILER_BYTES_MAX`] of them.
     #[error("malformed or excessive trailer")]
     Trailer,
-    /// A trailer that would change how the message is framed or routed (RFC 9110 6.5.1).
-    #[error("forbidden trailer field")]
-    TrailerForbidden,
     /// A body over the size that was set, or chunks that add up to more.
     #[error("body too large")]
     BodyTooLarge,
@@ -103,11 +97,20 @@ pub enum Reject {
     /// TRACE: it reflects credentials to scripts.
     #[error("trace is not served")]
     Trace,
+    /// OPTIONS with `Max-Forwards: 0`: who gets it answers (RFC 9110 7.6.2). It is refused to the upstream, not to the client.
+    #[error("this proxy is the last to be asked")]
+    LastForward,
+    /// Nobody serves what is asked for.
+    #[error("nothing is served at this host and path")]
+    NoRoute,
+    /// A host that the certificate which the client was shown is not for (RFC 9110 15.5.20).
+    #[error("the certificate of this connection is not for this host")]
+    Misdirected,
 }
 
 impl Reject {
     /// Every refusal, so that counters and tests can enumerate them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Malformed,
         Self::BareLineEnd,
         Self::FieldName,
@@ -122,7 +125,6 @@ impl Reject {
         Self::HostMissing,
         Self::HostRepeated,
         Self::HostMalformed,
-        Self::HostMismatch,
         Self::LengthAndCoding,
         Self::LengthRepeated,
         Self::LengthMalformed,
@@ -132,10 +134,12 @@ impl Reject {
         Self::ChunkEnd,
         Self::ChunkExtension,
         Self::Trailer,
-        Self::TrailerForbidden,
         Self::BodyTooLarge,
         Self::Connect,
         Self::Trace,
+        Self::LastForward,
+        Self::NoRoute,
+        Self::Misdirected,
     ];
 
     words! {
@@ -153,7 +157,6 @@ impl Reject {
         HostMissing => "host-missing",
         HostRepeated => "host-repeated",
         HostMalformed => "host-malformed",
-        HostMismatch => "host-mismatch",
         LengthAndCoding => "length-and-coding",
         LengthRepeated => "length-repeated",
         LengthMalformed => "length-malformed",
@@ -163,15 +166,20 @@ impl Reject {
         ChunkEnd => "chunk-end",
         ChunkExtension => "chunk-extension",
         Trailer => "trailer",
-        TrailerForbidden => "trailer-forbidden",
         BodyTooLarge => "body-too-large",
         Connect => "connect",
         Trace => "trace",
+        LastForward => "last-forward",
+        NoRoute => "no-route",
+        Misdirected => "misdirected",
     }
 
     /// The status that a client is told.
     pub fn status(self) -> u16 {
         match self {
+            Self::LastForward => 200,
+            Self::NoRoute => 404,
+            Self::Misdirected => 421,
             Self::HeadTooLarge | Self::TooManyFields | Self::TooManyCuts | Self::FieldNameTooLong => 431,
             Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,

@@ -3,17 +3,41 @@
 use std::ops::Range;
 
 use super::{
-    Fields, Pieces, Reject, Version,
-    fields::FieldSet,
-    head::{Exchanged, Hop, Layout, ResponseHead, is_authority},
+    Fields, PathChange, Pieces, Reject, Scheme, Version,
+    fields::{Field, FieldSet, set_of},
+    forwarded::push_host,
+    framing::{merged_length, misleading},
+    layout::{Asked, Exchanged, Hop, Layout, ResponseHead, is_authority, offset},
     pieces::Full,
 };
 use crate::limits::TARGET_BYTES_MAX;
 
+/// How much of an absolute target is its scheme; none where that is not known here.
+fn scheme_bytes(target: &[u8]) -> Option<(Scheme, usize)> {
+    let is_of = |scheme: &&[u8]| target.get(..scheme.len()).is_some_and(|it| it.eq_ignore_ascii_case(scheme));
+    let scheme = [&b"http://"[..], b"https://"].into_iter().find(is_of)?;
+    Some((if scheme.len() == 7 { Scheme::Http } else { Scheme::Https }, scheme.len()))
+}
+
 impl From<Full> for Reject {
-    fn from(_: Full) -> Self {
-        Self::TooManyCuts
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Pieces => Self::TooManyCuts,
+            // There is room for the longest of everything that can be added: see the tests of `forwarded.rs`.
+            Full::Added => Self::HeadTooLarge,
+        }
     }
+}
+
+/// What a request is for, whatever the form of its target (RFC 9112 3.3). Whether that is well-formed, is looked at as it is rewritten.
+pub(super) fn asked<'a>(target: &'a [u8], host: Option<&'a [u8]>, fields: &'a [Field<'a>]) -> Asked<'a> {
+    let host = host.unwrap_or_default();
+    if target.starts_with(b"/") || target == b"*" {
+        return Asked { host, target, fields };
+    }
+    let rest = scheme_bytes(target).map_or(&b""[..], |(_, bytes)| &target[bytes..]);
+    let (authority, after) = rest.split_at(rest.iter().position(|b| b"/?".contains(b)).unwrap_or(rest.len()));
+    Asked { host: authority, target: if after.starts_with(b"/") { after } else { b"/" }, fields }
 }
 
 /// Fills `pieces` with the request's head as an upstream is to see it.
@@ -37,33 +61,84 @@ pub(super) fn request(
     }
     let mut authority = None;
     match text.first() {
-        Some(b'/') => pieces.push(0..layout.fields_start)?,
+        Some(b'/') => {
+            pieces.push(0..target.start)?;
+            push_path(layout, target.start..target.end, hop.path, pieces)?;
+        }
         Some(b'*') if text.len() == 1 && method == "OPTIONS" => pieces.push(0..layout.fields_start)?,
-        _ => authority = Some(push_absolute(layout, method, target, pieces)?),
+        _ => authority = Some(push_absolute(layout, method, target, (hop.scheme, hop.path), pieces)?),
     }
-    if let (Some(authority), Some(host)) = (authority, host)
-        && !authority.eq_ignore_ascii_case(host)
-    {
-        return Err(Reject::HostMismatch);
-    }
+    // RFC 9112 3.2.2: the target says whose it is, and a Host that says otherwise is ignored.
+    let other = authority.filter(|authority| host.is_none_or(|host| !authority.eq_ignore_ascii_case(host)));
     let told = hop.forwarding.map(|forwarding| forwarding.read(layout.fields, found.hop_by_hop));
-    let dropped = found.hop_by_hop & !set_of(found.upgrade) | told.map_or(0, |told| told.dropped);
+    let forwards_left = if method == "OPTIONS" { forwards_left(layout, found)? } else { None };
+    let mut dropped = found.hop_by_hop & !set_of(found.upgrade) | told.map_or(0, |told| told.dropped);
+    if other.is_some() {
+        dropped |= set_of(found.host);
+    }
+    if forwards_left.is_some() {
+        dropped |= set_of(found.max_forwards);
+    }
+    if let Some(changes) = hop.fields {
+        dropped |= changes.dropped(layout.fields);
+    }
     push_kept(layout, dropped, pieces)?;
-    if host.is_none() {
+    let asked = other.or(host).ok_or(hop.host);
+    if other.is_some() || host.is_none() {
         pieces.add(b"Host: ")?;
-        pieces.add(authority.unwrap_or(hop.host.as_bytes()))?;
+        push_host(layout, asked, pieces)?;
         pieces.add(b"\r\n")?;
     }
-    if found.upgrade.is_some() {
-        pieces.add(b"Connection: Upgrade\r\n")?;
+    if let Some(left) = forwards_left {
+        pieces.add_fmt(format_args!("Max-Forwards: {left}\r\n"))?;
+    }
+    // RFC 9110 10.1.4: trailers pass here, but not to HTTP/1.0, which has none.
+    let wants_trailers = found.wants_trailers && layout.version == Version::Http11;
+    match (found.upgrade.is_some(), wants_trailers) {
+        (false, false) => {}
+        (true, false) => pieces.add(b"Connection: Upgrade\r\n")?,
+        (false, true) => pieces.add(b"Connection: TE\r\nTE: trailers\r\n")?,
+        (true, true) => pieces.add(b"Connection: Upgrade, TE\r\nTE: trailers\r\n")?,
     }
     if let (Some(forwarding), Some(told)) = (hop.forwarding, told) {
-        let asked = host.or(authority).ok_or(hop.host);
-        forwarding.push(layout, told, asked, hop.peer, pieces)?;
+        forwarding.push(layout, told, asked, &hop, pieces)?;
     }
     push_via(hop.via, layout.version, pieces)?;
+    if let Some(changes) = hop.fields {
+        pieces.add(changes.added())?;
+    }
     pieces.push(layout.bytes - 2..layout.bytes)?;
     Ok(())
+}
+
+/// A path and its query, what its route changes of it, and the rest of the line.
+fn push_path(
+    layout: &Layout<'_>,
+    path: Range<usize>,
+    change: Option<&PathChange>,
+    pieces: &mut Pieces,
+) -> Result<(), Full> {
+    let Some(change) = change else { return pieces.push(path.start..layout.fields_start) };
+    let start = path.start + change.stripped_bytes(&layout.buffer[path.clone()]);
+    pieces.add(change.prefix.as_bytes())?;
+    if layout.buffer[start..path.end].first() != Some(&b'/') {
+        pieces.add(b"/")?;
+    }
+    pieces.push(start..layout.fields_start)
+}
+
+/// How many proxies behind this one the request may still pass, if it says so.
+///
+/// # Errors
+/// It may pass none: who gets it answers (RFC 9110 7.6.2).
+fn forwards_left(layout: &Layout<'_>, found: &Fields) -> Result<Option<u32>, Reject> {
+    let value = found.max_forwards.map(|index| layout.fields[usize::from(index)].value);
+    // What is no number is nobody's to count down.
+    let Some(digits) = value.filter(|value| !value.is_empty() && value.iter().all(u8::is_ascii_digit)) else {
+        return Ok(None);
+    };
+    let add = |number: u32, digit: &u8| number.saturating_mul(10).saturating_add(u32::from(digit - b'0'));
+    digits.iter().fold(0, add).checked_sub(1).map(Some).ok_or(Reject::LastForward)
 }
 
 /// RFC 9110 7.6.3: the version is that of the message that came, the name ours. A line of its own continues the list.
@@ -78,26 +153,36 @@ fn push_absolute<'a>(
     layout: &Layout<'a>,
     method: &str,
     target: Range<usize>,
+    (scheme, change): (Scheme, Option<&PathChange>),
     pieces: &mut Pieces,
 ) -> Result<&'a [u8], Reject> {
-    const SCHEME: &[u8] = b"http://";
     let text = &layout.buffer[target.clone()];
-    if !text.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME)) {
-        return Err(Reject::Target);
-    }
-    let rest = &text[SCHEME.len()..];
+    // Whoever asks in the clear for what is to be sealed has come to the wrong port; the reverse is what a proxy in front makes of it.
+    let (_, scheme_bytes) = scheme_bytes(text)
+        .filter(|(asked, _)| *asked == Scheme::Http || scheme == Scheme::Https)
+        .ok_or(Reject::Target)?;
+    let rest = &text[scheme_bytes..];
     let path = rest.iter().position(|b| b"/?".contains(b)).unwrap_or(rest.len());
     let (authority, after) = rest.split_at(path);
     if !is_authority(authority) {
         return Err(Reject::Target);
     }
     pieces.push(0..target.start)?;
+    let rest = target.start + scheme_bytes + path;
     match after.first() {
-        Some(b'/') => {}
-        None if method == "OPTIONS" => pieces.add(b"*")?,
-        _ => pieces.add(b"/")?,
+        Some(b'/') => push_path(layout, rest..target.end, change, pieces)?,
+        None if method == "OPTIONS" => {
+            pieces.add(b"*")?;
+            pieces.push(rest..layout.fields_start)?;
+        }
+        _ => {
+            if let Some(change) = change {
+                pieces.add(change.prefix.as_bytes())?;
+            }
+            pieces.add(b"/")?;
+            pieces.push(rest..layout.fields_start)?;
+        }
     }
-    pieces.push(target.start + SCHEME.len() + path..layout.fields_start)?;
     Ok(authority)
 }
 
@@ -114,7 +199,31 @@ pub(super) fn response(
     let upgrade = found.upgrade.filter(|_| matches!(head.status, 101 | 426));
     // RFC 9112 6.1: HTTP/1.0 is not told of transfer codings, not even where no body follows. Chunks are undone for it.
     let coding = found.transfer_encoding.filter(|_| exchanged.client == Version::Http10);
-    push_kept(layout, found.hop_by_hop & !set_of(upgrade) | set_of(coding), pieces)?;
+    let mut dropped = found.hop_by_hop & !set_of(upgrade) | set_of(coding) | misleading(found, head.status);
+    let length = merged_length(layout.fields, found).filter(|_| dropped & found.content_length == 0);
+    if length.is_some() {
+        dropped |= found.content_length;
+    }
+    let changes = exchanged.fields.filter(|_| head.status >= 200);
+    if let Some(changes) = changes {
+        dropped |= changes.dropped(layout.fields);
+    }
+    push_kept(layout, dropped, pieces)?;
+    if let Some(length) = length {
+        pieces.add(b"Content-Length: ")?;
+        let start = offset(layout.buffer, length);
+        pieces.push(start..start + length.len())?;
+        pieces.add(b"\r\n")?;
+    }
+    // RFC 9110 6.6.1: who forwards a response without a date dates it.
+    if let Some(date) = exchanged.date
+        && head.status >= 200
+        && found.date.is_none_or(|index| dropped & (1 << index) != 0)
+    {
+        pieces.add(b"Date: ")?;
+        pieces.add(date.bytes())?;
+        pieces.add(b"\r\n")?;
+    }
     if upgrade.is_some() {
         pieces.add(b"Connection: Upgrade\r\n")?;
     }
@@ -126,12 +235,16 @@ pub(super) fn response(
         }
     }
     push_via(exchanged.via, layout.version, pieces)?;
+    if let Some(changes) = changes {
+        pieces.add(changes.added())?;
+    }
+    if let Some(cookie) = exchanged.cookie.filter(|_| head.status >= 200) {
+        pieces.add(b"Set-Cookie: ")?;
+        pieces.add(cookie)?;
+        pieces.add(b"\r\n")?;
+    }
     pieces.push(layout.bytes - 2..layout.bytes)?;
     Ok(())
-}
-
-fn set_of(field: Option<u8>) -> FieldSet {
-    field.map_or(0, |index| 1 << index)
 }
 
 fn push_kept(layout: &Layout<'_>, dropped: FieldSet, pieces: &mut Pieces) -> Result<(), Full> {
@@ -148,169 +261,4 @@ fn push_kept(layout: &Layout<'_>, dropped: FieldSet, pieces: &mut Pieces) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::IoSlice;
-
-    use crate::{
-        http1::{
-            Parse, Pieces, Reject,
-            Version::*,
-            head::{Exchanged, Hop, parse_request, parse_response},
-        },
-        limits::PIECES_COUNT_MAX,
-    };
-
-    fn passed<T>(
-        input: &str,
-        parse: impl Fn(&mut [u8], &mut Pieces) -> Result<Parse<T>, Reject>,
-    ) -> Result<String, Reject> {
-        let (mut buffer, mut pieces) = (input.as_bytes().to_vec(), Pieces::default());
-        assert!(matches!(parse(&mut buffer, &mut pieces)?, Parse::Done(_)), "incomplete");
-        let mut slices = [IoSlice::new(&[]); PIECES_COUNT_MAX];
-        let count = pieces.slices(&buffer, &mut slices);
-        Ok(slices[..count].iter().map(|slice| String::from_utf8_lossy(slice)).collect())
-    }
-
-    fn request(input: &str) -> Result<String, Reject> {
-        passed(input, |buffer, pieces| parse_request(buffer, Hop::plain("role"), pieces))
-    }
-
-    fn response(input: &str, exchanged: Exchanged<'_>) -> Result<String, Reject> {
-        passed(input, |buffer, pieces| parse_response(buffer, exchanged, pieces))
-    }
-
-    const GET: Exchanged<'_> =
-        Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true, via: None };
-
-    #[test]
-    fn a_request_without_anything_to_cut_is_one_piece_of_the_bytes_that_came() {
-        let input = b"POST /a?b HTTP/1.1\r\nhOST: a\r\nX:  y \r\nX: z\r\nContent-Length: 0\r\n\r\n";
-        let mut pieces = Pieces::default();
-        parse_request(&mut input.to_vec(), Hop::plain("role"), &mut pieces).unwrap();
-        assert_eq!(pieces.single(input), Some(&input[..]));
-    }
-
-    #[test]
-    fn the_version_is_the_proxys_own() {
-        let old = "GET / HTTP/1.0\r\nHost: a\r\n\r\n";
-        assert_eq!(request(old).unwrap(), old.replace("1.0", "1.1"));
-        let old = "HTTP/1.0 204 No Content\r\n\r\n";
-        assert_eq!(response(old, GET).unwrap(), old.replace("1.0", "1.1"));
-    }
-
-    #[test]
-    fn absolute_targets_become_origin_targets() {
-        for (method, target, after) in [
-            ("GET", "http://a/b?c", "/b?c"),
-            ("GET", "HTTP://A", "/"),
-            ("GET", "http://a?c", "/?c"),
-            ("OPTIONS", "http://a", "*"),
-            ("OPTIONS", "http://a/", "/"),
-            ("OPTIONS", "*", "*"),
-        ] {
-            let input = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert_eq!(request(&input).unwrap(), input.replace(target, after), "{target}");
-        }
-    }
-
-    #[test]
-    fn a_request_without_host_gets_its_targets_or_the_roles() {
-        assert_eq!(
-            request("GET http://a:1/b HTTP/1.0\r\n\r\n").unwrap(),
-            "GET /b HTTP/1.1\r\nHost: a:1\r\n\r\n"
-        );
-        assert_eq!(
-            request("GET /b HTTP/1.0\r\nX: y\r\n\r\n").unwrap(),
-            "GET /b HTTP/1.1\r\nX: y\r\nHost: role\r\n\r\n"
-        );
-    }
-
-    #[test]
-    fn what_ends_here_is_cut_out_before_anything_is_put_in() {
-        let input = "GET / HTTP/1.1\r\nConnection: Upgrade, X\r\nX: 1\r\nHost: a\r\nUpgrade: x\r\nTE: y\r\nY: 2\r\n\r\n";
-        let output = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nY: 2\r\nConnection: Upgrade\r\n\r\n";
-        assert_eq!(request(input).unwrap(), output);
-        let old = input.replace("HTTP/1.1", "HTTP/1.0");
-        assert_eq!(request(&old).unwrap(), "GET / HTTP/1.1\r\nHost: a\r\nY: 2\r\n\r\n");
-    }
-
-    #[test]
-    fn as_many_cuts_as_a_write_has_slices_are_made_and_no_more() {
-        let cuts = |count: usize| {
-            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\n{}\r\n", "x: 1\r\ny: 2\r\n".repeat(count))
-        };
-        let fits = PIECES_COUNT_MAX - 1;
-        assert_eq!(request(&cuts(fits)).unwrap().matches("y: 2").count(), fits);
-        assert_eq!(request(&cuts(fits + 1)), Err(Reject::TooManyCuts));
-    }
-
-    #[test]
-    fn a_client_is_told_what_becomes_of_its_connection() {
-        let ok = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-        let with = |field: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{field}\r\n");
-        assert_eq!(response(ok, GET).unwrap(), with(""));
-        assert_eq!(
-            response(ok, Exchanged { keep_alive: false, ..GET }).unwrap(),
-            with("Connection: close\r\n")
-        );
-        let old = Exchanged { client: Http10, ..GET };
-        assert_eq!(response(ok, old).unwrap(), with("Connection: keep-alive\r\n"));
-        assert_eq!(
-            response(ok, Exchanged { keep_alive: false, ..old }).unwrap(),
-            with("Connection: close\r\n")
-        );
-        let early = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
-        assert_eq!(response(early, Exchanged { keep_alive: false, ..GET }).unwrap(), early);
-    }
-
-    #[test]
-    fn via_names_this_hop_and_the_version_that_came_to_it() {
-        let hop = Hop { via: Some("p"), ..Hop::plain("role") };
-        let asked = |version: &str| {
-            let input = format!(
-                "GET / HTTP/{version}\r\nHost: a\r\nVia: 1.1 x\r\nConnection: Via\r\nVia: 1.1 y\r\n\r\n"
-            );
-            passed(&input, |buffer, pieces| parse_request(buffer, hop, pieces))
-        };
-        for version in ["1.0", "1.1"] {
-            let expected = format!("GET / HTTP/1.1\r\nHost: a\r\nVia: {version} p\r\n\r\n");
-            assert_eq!(asked(version), Ok(expected), "what Connection names goes first");
-            let input =
-                format!("HTTP/{version} 204 No Content\r\nVia: 1.1 x\r\nConnection: keep-alive\r\n\r\n");
-            let output = response(&input, Exchanged { via: Some("p"), ..GET });
-            assert_eq!(
-                output,
-                Ok(format!("HTTP/1.1 204 No Content\r\nVia: 1.1 x\r\nVia: {version} p\r\n\r\n"))
-            );
-        }
-    }
-
-    #[test]
-    fn http_1_0_is_never_told_of_a_transfer_coding() {
-        for status in ["200 OK", "304 Not Modified"] {
-            let input = format!("HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n");
-            let output = response(&input, Exchanged { client: Http10, ..GET }).unwrap();
-            assert!(!output.contains("chunked") && output.contains("X: y"), "{output}");
-            assert_eq!(response(&input, GET).unwrap(), input);
-        }
-    }
-
-    #[test]
-    fn upgrade_passes_only_where_it_says_what_is_spoken_or_to_be_spoken() {
-        let input = |status: &str| {
-            format!("HTTP/1.1 {status}\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 0\r\n\r\n")
-        };
-        let asked = Exchanged { upgrade: true, ..GET };
-        for (status, passes) in
-            [("101 Switching Protocols", true), ("426 Upgrade Required", true), ("200 OK", false)]
-        {
-            let output = response(&input(status), asked).unwrap();
-            let expected = if passes {
-                "Upgrade: x\r\nContent-Length: 0\r\nConnection: Upgrade\r\n\r\n"
-            } else {
-                "Content-Length: 0\r\n\r\n"
-            };
-            assert_eq!(output, format!("HTTP/1.1 {status}\r\n{expected}"));
-        }
-    }
-}
+mod tests;

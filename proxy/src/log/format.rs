@@ -1,12 +1,12 @@
 //! Lines of the log: pure functions of a record and the time. Method and target are a stranger's bytes; nothing of them may
 //! look like another field, another line or a terminal's escape sequence.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 
 use super::Record;
-use crate::http1::Version;
+use crate::{http1::Version, upstream::directory::Directory};
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -17,8 +17,8 @@ pub(super) enum Format {
     Common,
     /// An object, `null` for what is not known.
     Json {
-        /// The names of the roles, by their positions in the directory.
-        roles: Vec<String>,
+        /// Where the names of the roles are.
+        directory: Arc<Directory>,
     },
 }
 
@@ -29,8 +29,9 @@ impl Format {
         let started = started.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let written = match self {
             Self::Common => common(record, started, text),
-            Self::Json { roles } => {
-                json(record, roles.get(record.role).map_or("", |role| role), started, text)
+            Self::Json { directory } => {
+                let roles = directory.roles();
+                json(record, roles.get(record.role).map_or("", |role| role.name.as_str()), started, text)
             }
         };
         debug_assert!(written.is_ok(), "memory takes whatever is written to it");
@@ -39,8 +40,12 @@ impl Format {
 
 fn common(record: &Record, at: OffsetDateTime, text: &mut Vec<u8>) -> std::io::Result<()> {
     let (month, (hour, minute, second)) = (MONTHS[usize::from(u8::from(at.month())) - 1], at.time().as_hms());
-    let (client, day, year) = (record.client.ip(), at.day(), at.year());
-    write!(text, "{client} - - [{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000] \"")?;
+    let (day, year) = (at.day(), at.year());
+    match record.client {
+        Some(client) => write!(text, "{}", client.ip())?,
+        None => text.push(b'-'),
+    }
+    write!(text, " - - [{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000] \"")?;
     let (method, target) = (record.method.bytes(), record.target.bytes());
     if method.is_empty() && target.is_empty() {
         text.push(b'-');
@@ -49,7 +54,7 @@ fn common(record: &Record, at: OffsetDateTime, text: &mut Vec<u8>) -> std::io::R
         text.push(b' ');
         push_or_dash(text, target);
         text.push(b' ');
-        text.extend(record.version.map_or("-", protocol).as_bytes());
+        text.extend(protocol(record).unwrap_or("-").as_bytes());
     }
     text.extend(b"\" ");
     match record.status {
@@ -66,26 +71,31 @@ fn common(record: &Record, at: OffsetDateTime, text: &mut Vec<u8>) -> std::io::R
 fn json(record: &Record, role: &str, at: OffsetDateTime, text: &mut Vec<u8>) -> std::io::Result<()> {
     let ((hour, minute, second, ms), date) = (at.time().as_hms_milli(), at.date());
     let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-    write!(
-        text,
-        "{{\"time\":\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z\",\"client\":\"{}\"",
-        record.client
-    )?;
+    write!(text, "{{\"time\":\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z\"")?;
+    match record.client {
+        Some(client) => write!(text, ",\"client\":\"{client}\"")?,
+        None => text.extend(b",\"client\":null"),
+    }
     // A name has no character that would have to be escaped.
     write!(text, ",\"role\":\"{role}\",\"method\":")?;
     push_string(text, record.method.bytes());
     text.extend(b",\"target\":");
     push_string(text, record.target.bytes());
-    write!(text, ",\"target_cut\":{},\"protocol\":", record.target.is_cut)?;
-    push_string(text, record.version.map_or("", protocol).as_bytes());
+    write!(
+        text,
+        ",\"target_cut\":{},\"scheme\":\"{}\",\"protocol\":",
+        record.target.is_cut,
+        record.scheme.name()
+    )?;
+    push_string(text, protocol(record).unwrap_or_default().as_bytes());
     push_number(text, "status", record.status.map(u64::from))?;
     push_number(text, "bytes_in", Some(record.bytes_in))?;
     push_number(text, "bytes_out", Some(record.bytes_out))?;
-    match record.upstream {
+    match &record.upstream {
         Some(upstream) => write!(text, ",\"upstream\":\"{}\"", upstream.addr)?,
         None => text.extend(b",\"upstream\":null"),
     }
-    push_number(text, "instance", record.upstream.map(|upstream| upstream.instance))?;
+    push_number(text, "instance", record.upstream.as_ref().map(|upstream| upstream.instance))?;
     push_number(text, "retries", Some(u64::from(record.retries)))?;
     let us = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     push_number(text, "head_us", us(record.phases.head))?;
@@ -95,11 +105,12 @@ fn json(record: &Record, role: &str, at: OffsetDateTime, text: &mut Vec<u8>) -> 
     writeln!(text, ",\"end\":\"{}\"}}", record.end.word())
 }
 
-fn protocol(version: Version) -> &'static str {
-    match version {
+fn protocol(record: &Record) -> Option<&'static str> {
+    Some(match record.version? {
+        _ if record.is_http2 => "HTTP/2.0",
         Version::Http10 => "HTTP/1.0",
         Version::Http11 => "HTTP/1.1",
-    }
+    })
 }
 
 /// As Apache does it: backslashes before quotes and backslashes, `\xNN` for what is not visible ASCII.
@@ -160,7 +171,7 @@ mod tests {
     const AT: Duration = Duration::from_millis(1_770_681_599_042);
 
     fn record() -> Record {
-        let mut record = Record::new("192.0.2.7:40000".parse().unwrap(), 1, Instant::now());
+        let mut record = Record::new("192.0.2.7:40000".parse().ok(), 1, Instant::now());
         record.note_line(b"GET /hello?a=b HTTP/1.1\r\n");
         let us = |us| Some(Duration::from_micros(us));
         Record {
@@ -181,7 +192,7 @@ mod tests {
     }
 
     fn refused() -> Record {
-        let mut record = Record::new("[2001:db8::1]:1".parse().unwrap(), 0, Instant::now());
+        let mut record = Record::new("[2001:db8::1]:1".parse().ok(), 0, Instant::now());
         record.end = End::Refused(Refusal::Request(Reject::BareLineEnd));
         Record { status: Some(400), ..record }
     }
@@ -193,7 +204,8 @@ mod tests {
     }
 
     fn as_json(record: &Record) -> String {
-        line(&Format::Json { roles: vec!["app".into(), "front".into()] }, record)
+        let directory = Directory::new(&["app", "front"].map(|role| role.parse().unwrap()), 1, |_| false);
+        line(&Format::Json { directory: Arc::new(directory) }, record)
     }
 
     #[test]
@@ -216,7 +228,7 @@ mod tests {
         assert_eq!(
             as_json(&record()),
             "{\"time\":\"2026-02-09T23:59:59.042Z\",\"client\":\"192.0.2.7:40000\",\"role\":\"front\",\
-             \"method\":\"GET\",\"target\":\"/hello?a=b\",\"target_cut\":false,\"protocol\":\"HTTP/1.1\",\
+             \"method\":\"GET\",\"target\":\"/hello?a=b\",\"target_cut\":false,\"scheme\":\"http\",\"protocol\":\"HTTP/1.1\",\
              \"status\":200,\"bytes_in\":3,\"bytes_out\":12,\"upstream\":\"10.0.0.1:8080\",\
              \"instance\":1763820000123,\"retries\":1,\"head_us\":5,\"upstream_us\":70,\"first_byte_us\":900,\
              \"end_us\":2000,\"end\":\"done\"}\n"
@@ -224,11 +236,21 @@ mod tests {
         assert_eq!(
             as_json(&refused()),
             "{\"time\":\"2026-02-09T23:59:59.042Z\",\"client\":\"[2001:db8::1]:1\",\"role\":\"app\",\
-             \"method\":null,\"target\":null,\"target_cut\":false,\"protocol\":null,\
+             \"method\":null,\"target\":null,\"target_cut\":false,\"scheme\":\"http\",\"protocol\":null,\
              \"status\":400,\"bytes_in\":0,\"bytes_out\":0,\"upstream\":null,\
              \"instance\":null,\"retries\":0,\"head_us\":null,\"upstream_us\":null,\"first_byte_us\":null,\
              \"end_us\":0,\"end\":\"bare-lf\"}\n"
         );
+    }
+
+    #[test]
+    fn a_client_without_an_address_is_not_known_and_a_socket_is_called_by_its_path() {
+        let upstream = Tried { instance: 1, addr: "unix:/run/app.sock".parse().unwrap() };
+        let record = Record { client: None, upstream: Some(upstream), ..record() };
+        assert!(line(&Format::Common, &record).starts_with("- - - [09/Feb/2026"));
+        let read: serde_json::Value = serde_json::from_str(&as_json(&record)).unwrap();
+        assert!(read["client"].is_null());
+        assert_eq!(read["upstream"], "unix:/run/app.sock");
     }
 
     #[test]

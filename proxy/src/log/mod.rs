@@ -29,9 +29,10 @@ pub(crate) use record::Record;
 pub(crate) use ring::Tap;
 
 use crate::{
-    config::{AccessLog, Args},
+    config::{AccessLog, Fixed},
     limits::LOG_RING_COUNT_MAX,
     stats::Stats,
+    upstream::directory::Directory,
 };
 
 /// How long a stopping proxy waits for its last lines: an output that is stuck must not keep it.
@@ -59,17 +60,17 @@ impl Log {
     /// # Errors
     /// A file that cannot be opened; the message names it.
     pub(crate) fn start(
-        args: &Args,
-        roles: Vec<String>,
+        plan: &Fixed,
+        directory: Arc<Directory>,
         workers: usize,
         stats: Arc<Stats>,
     ) -> anyhow::Result<Option<(Self, Vec<Tap>)>> {
-        let format = match args.access_log {
+        let format = match plan.access_log {
             AccessLog::Off => return Ok(None),
             AccessLog::Common => format::Format::Common,
-            AccessLog::Json => format::Format::Json { roles },
+            AccessLog::Json => format::Format::Json { directory },
         };
-        let output = writer::Output::open(args.access_log_file.as_deref())?;
+        let output = writer::Output::open(plan.access_log_file.as_deref())?;
         let (producers, rings) = (0..workers).map(|_| rtrb::RingBuffer::new(LOG_RING_COUNT_MAX)).unzip();
         let asked = Arc::<Asked>::default();
         let (ended_tx, ended) = mpsc::channel();

@@ -6,15 +6,21 @@ use std::{
 };
 
 use crate::{
+    config::Address,
     error::Refusal,
-    http1::Version,
+    http1::{Scheme, Version},
     limits::{LOG_METHOD_BYTES_MAX, LOG_TARGET_BYTES_MAX},
 };
 
 /// One request and what became of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    pub(crate) client: SocketAddr,
+    /// None: nobody knows.
+    pub(crate) client: Option<SocketAddr>,
+    /// By what it came.
+    pub(crate) scheme: Scheme,
+    /// In a stream of HTTP/2.
+    pub(crate) is_http2: bool,
     /// Position of the role in the directory.
     pub(crate) role: usize,
     /// When its first byte was there.
@@ -42,10 +48,10 @@ pub(crate) struct Record {
 const _: () = assert!(size_of::<Record>() <= 512);
 
 /// An upstream as it was when it was chosen.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tried {
     pub(crate) instance: u64,
-    pub(crate) addr: SocketAddr,
+    pub(crate) addr: Address,
 }
 
 /// The times from the first byte of a request to the end of each of its phases.
@@ -114,9 +120,11 @@ impl<const BYTES_MAX: usize> Text<BYTES_MAX> {
 }
 
 impl Record {
-    pub(crate) fn new(client: SocketAddr, role: usize, started: Instant) -> Self {
+    pub(crate) fn new(client: Option<SocketAddr>, role: usize, started: Instant) -> Self {
         Self {
             client,
+            scheme: Scheme::Http,
+            is_http2: false,
             role,
             started,
             method: Text::new(b""),
@@ -155,7 +163,7 @@ mod tests {
             (" /", "", "/"),
             ("", "", ""),
         ] {
-            let mut record = Record::new("127.0.0.1:1".parse().unwrap(), 0, Instant::now());
+            let mut record = Record::new(None, 0, Instant::now());
             record.note_line(received.as_bytes());
             assert_eq!(
                 (record.method.bytes(), record.target.bytes()),

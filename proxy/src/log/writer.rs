@@ -20,22 +20,28 @@ const BATCH_PERIOD: Duration = Duration::from_millis(100);
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// Where lines go.
-pub(super) enum Output {
+pub(super) struct Output {
+    place: Place,
+    /// The end of a line of which the beginning was written before the output failed: it comes first, or the next line would be torn.
+    torn: Vec<u8>,
+}
+
+enum Place {
     Stdout,
     File { path: PathBuf, file: File },
 }
 
 impl Output {
     pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Self::Stdout) };
+        let Some(path) = path else { return Ok(Self { place: Place::Stdout, torn: Vec::new() }) };
         let file = open(path).with_context(|| {
             format!("--access-log-file {}: expected a file that can be appended to", path.display())
         })?;
-        Ok(Self::File { path: path.to_owned(), file })
+        Ok(Self { place: Place::File { path: path.to_owned(), file }, torn: Vec::new() })
     }
 
     fn reopen(&mut self) {
-        let Self::File { path, file } = self else { return };
+        let Place::File { path, file } = &mut self.place else { return };
         match open(path) {
             Ok(new) => *file = new,
             // Lines in a renamed file are better than none.
@@ -45,14 +51,51 @@ impl Output {
         }
     }
 
-    fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(text).and_then(|()| stdout.flush())
-            }
-            Self::File { file, .. } => file.write_all(text),
+    /// Writes whole lines, or what it can.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let torn = std::mem::take(&mut self.torn);
+        let (written, result) = self.place.write(&torn);
+        self.torn = torn[written..].to_vec();
+        result?;
+        let (written, result) = self.place.write(lines);
+        if result.is_err() && written > 0 && lines[written - 1] != b'\n' {
+            let end = memchr::memchr(b'\n', &lines[written..]).map_or(lines.len(), |at| written + at + 1);
+            self.torn = lines[written..end].to_vec();
+            self.mend(written - memchr::memrchr(b'\n', &lines[..written]).map_or(0, |at| at + 1));
         }
+        result
+    }
+
+    /// Takes the beginning of a torn line out again, where that can be done: the file may be read, renamed or left for good as it is.
+    fn mend(&mut self, begun_bytes: usize) {
+        let Place::File { file, .. } = &self.place else { return };
+        let length = file.metadata().map(|metadata| metadata.len().saturating_sub(begun_bytes as u64));
+        if length.and_then(|length| file.set_len(length)).is_ok() {
+            self.torn.clear();
+        }
+    }
+}
+
+impl Place {
+    /// Writes until an error; how much was written.
+    fn write(&mut self, text: &[u8]) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        while written < text.len() {
+            let wrote = match self {
+                // Past the standard library's line buffer, which keeps what it could not write.
+                Self::Stdout => {
+                    rustix::io::write(rustix::stdio::stdout(), &text[written..]).map_err(io::Error::from)
+                }
+                Self::File { file, .. } => file.write(&text[written..]),
+            };
+            match wrote {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
     }
 }
 
@@ -148,7 +191,7 @@ mod tests {
         let mut writer = Writer::new(vec![consumer], Format::Common, output, Arc::default(), stats.clone());
         let mut put = |count: usize| {
             for _ in 0..count {
-                let record = Record::new("127.0.0.1:1".parse().unwrap(), 0, Instant::now());
+                let record = Record::new("127.0.0.1:1".parse().ok(), 0, Instant::now());
                 producer.push(record).unwrap();
             }
         };
@@ -165,7 +208,7 @@ mod tests {
         writer.drain();
         assert_eq!((lines(&renamed), lines(&path)), (3, 1));
         // A file that is open for reading only fails as a full disk does.
-        writer.output = Output::File { path: path.clone(), file: File::open(&path).unwrap() };
+        writer.output.place = Place::File { path: path.clone(), file: File::open(&path).unwrap() };
         put(3);
         writer.drain();
         assert_eq!(stats.log_dropped.read(), 3);
@@ -173,5 +216,38 @@ mod tests {
         put(1);
         writer.drain();
         assert_eq!((lines(&path), stats.log_dropped.read()), (2, 3));
+    }
+
+    /// A pipe takes some 4 KiB at a time and then no more, like a disk that fills up.
+    #[test]
+    fn a_line_that_was_begun_is_ended_before_the_next() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let mut output = Output { place: Place::File { path: "pipe".into(), file }, torn: Vec::new() };
+        let lines: Vec<u8> = (0..900).flat_map(|i| format!("line {i}\n").into_bytes()).collect();
+        assert!(output.write(&lines).is_err(), "a pipe of 4 KiB");
+        assert!(output.write(b"lost\n").is_err(), "still full");
+        let mut read = [0; 4096];
+        io::Read::read_exact(&mut reader, &mut read).unwrap();
+        output.write(b"next\n").unwrap();
+        drop(output);
+        let mut text = read.to_vec();
+        io::Read::read_to_end(&mut reader, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let (all, last) = text.trim_end().rsplit_once('\n').unwrap();
+        assert_eq!(last, "next");
+        assert!(all.lines().enumerate().all(|(i, line)| line == format!("line {i}")), "{all}");
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_leaves_no_torn_line_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let mut output = Output::open(Some(&path)).unwrap();
+        output.place.write(b"whole\nbegun").1.unwrap();
+        output.mend(5);
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole\n");
     }
 }

@@ -2,127 +2,168 @@
 
 use std::{
     io,
-    net::SocketAddr,
     task::{Context, Poll, ready},
 };
 
 use super::{
+    client::Session,
     exchange::{Exchange, Step},
-    http::Session,
 };
 use crate::{
-    error::AttemptFailure, limits::ATTEMPTS_COUNT_MAX, socket::Socket, upstream::Lease, worker::Worker,
+    config::Address, dial::connect, error::AttemptFailure, http2::connections::Origin, link::Link,
+    socket::Socket, upstream::Lease, worker::Worker,
 };
 
 impl Exchange {
     /// Chooses an upstream and a connection to it, or waits for one.
     pub(super) fn poll_pick(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
-        let wanted = (&self.failed[..usize::from(self.attempts)], self.request.key(session));
+        if self.attempts.is_paused(session.deadline.now_ms()) {
+            session.deadline.wake_at_next_tick();
+            return self.poll_client_gone(context, session);
+        }
+        if let Some(bound) = session.bound.take()
+            && let Some((link, lease)) = bound.take(context, session.role, &session.worker)
+        {
+            (self.upstream, self.lease) = (Some(link), Some(lease));
+            (self.is_reused, self.is_bound) = (true, true);
+            return Poll::Ready(Step::Relay);
+        }
+        if let Some(node) = self.request.routed.stuck_to
+            && let Some(lease) = session.worker.lease_of_node(session.role, node, self.attempts.avoid())
+        {
+            self.ticket = None;
+            return Poll::Ready(self.use_lease(lease, context, session));
+        }
+        let wanted = (self.attempts.avoid(), self.request.key(session));
         match session.worker.poll_lease(context, session.role, wanted, &mut self.ticket) {
             Poll::Ready(Ok(lease)) => Poll::Ready(self.use_lease(lease, context, session)),
             Poll::Ready(Err(refusal)) => Poll::Ready(self.refuse(refusal, session)),
-            Poll::Pending => self.poll_client_gone(context, session),
+            Poll::Pending => {
+                self.note_queued();
+                self.poll_client_gone(context, session)
+            }
         }
     }
 
     fn use_lease(&mut self, lease: Lease, context: &mut Context<'_>, session: &Session) -> Step {
         let worker = &session.worker;
-        if !self.needs_fresh
-            && let Some(stream) = lease.upstream.pool.take(context)
-        {
-            self.upstream = Some(stream);
+        if worker.speaks_http2(session.role) {
+            let origin = Origin {
+                addr: lease.upstream.endpoint.addr.clone(),
+                patience: worker.settings().timeouts.connect,
+                now_ms: worker.deadlines.now_ms(),
+                stats: worker.stats.clone(),
+            };
+            self.upstream = Some(lease.upstream.pool.streams().open(origin));
             self.lease = Some(lease);
+            return Step::Connect;
+        }
+        if !self.attempts.needs_fresh
+            && let Some(link) = lease.upstream.pool.take(context)
+        {
+            self.upstream = Some(link);
+            self.lease = Some(lease);
+            self.is_reused = true;
             return Step::Relay;
         }
         worker.stats.connects.add(1);
-        let connecting = start_connect(lease.upstream.endpoint.addr);
+        self.is_reused = false;
+        let connecting = start_connect(&lease.upstream.endpoint.addr, worker);
         self.lease = Some(lease);
         match connecting {
-            Ok(stream) => {
-                self.upstream = Some(stream);
+            Ok(socket) => {
+                self.upstream = Some(socket.into());
                 Step::Connect
             }
-            Err(_) => self.handle_failure(AttemptFailure::Connect, session),
+            Err(failure) => self.handle_failure(failure, session),
         }
     }
 
     pub(super) fn poll_connect(&mut self, context: &mut Context<'_>, session: &Session) -> Poll<Step> {
         let Some(upstream) = &mut self.upstream else { return Poll::Ready(Step::Pick) };
-        let is_ready = ready!(upstream.poll_send_ready(context)).is_ok();
-        let error = upstream.options().map(|options| options.take_error());
-        Poll::Ready(match error {
-            Some(Ok(None)) if is_ready => Step::Relay,
-            _ => self.handle_failure(AttemptFailure::Connect, session),
+        Poll::Ready(match ready!(upstream.poll_connected(context)) {
+            Ok(()) => {
+                self.is_reused = upstream.is_shared();
+                Step::Relay
+            }
+            Err(failure) => {
+                if failure == AttemptFailure::Descriptors {
+                    session.worker.close_idle();
+                }
+                self.handle_failure(failure, session)
+            }
         })
     }
 
     /// An attempt failed before the first byte of a response: another one, if that is safe.
     pub(super) fn handle_failure(&mut self, failure: AttemptFailure, session: &Session) -> Step {
-        let worker = &session.worker;
-        let nothing_sent = failure != AttemptFailure::Closed;
-        if let Some(lease) = &self.lease {
-            worker.note_failure(session.role, lease, failure);
+        let Some(lease) = self.lease.take() else { return self.refuse(failure.refusal(), session) };
+        let failure = match failure {
+            AttemptFailure::Closed if self.upstream.as_ref().is_some_and(Link::is_unprocessed) => {
+                AttemptFailure::Unprocessed
+            }
+            AttemptFailure::Closed
+                if self.is_reused && !self.upstream.as_ref().is_some_and(Link::is_reset) =>
+            {
+                AttemptFailure::Stale
+            }
+            other => other,
+        };
+        let is_repeatable = match failure {
+            // Whatever it asks for: nobody has looked at it.
+            AttemptFailure::Unprocessed => self.is_whole(),
+            _ => self.is_repeatable(),
+        };
+        match self.attempts.apply_failure(failure, is_repeatable, &lease, (session.role, &session.worker)) {
+            Ok(()) => self.pick_another(&session.worker),
+            Err(refusal) => self.refuse(refusal, session),
         }
-        // RFC 9110 9.2.2: what is not idempotent is not sent twice, unless it is known that the first was never received; and
-        // what is, not thrice, for it may be what ends them.
-        let is_safe = nothing_sent || (self.is_repeatable() && !self.is_repeated);
-        if !is_safe || self.is_last_attempt() || !worker.take_retry(session.role) {
-            return self.refuse(failure.refusal(), session);
-        }
-        self.is_repeated |= !nothing_sent;
-        self.pick_another(worker)
     }
 
     /// The upstream has not answered, and by the tables it may never do so: another one is asked, if that is safe and somebody is there.
     /// All else waits on, for a frozen process may thaw and a cut network heal.
     pub(super) fn poll_leave(&mut self, session: &Session) -> Poll<Step> {
-        let is_lost = self.lease.as_ref().is_some_and(|lease| lease.upstream.endpoint.health.is_lost());
-        if !is_lost || self.response.is_begun || !self.is_repeatable() || self.is_last_attempt() {
+        let Some(lease) = &self.lease else { return Poll::Pending };
+        if !lease.upstream.endpoint.health.is_lost()
+            || self.response.is_begun
+            || !self.is_repeatable()
+            || !self.attempts.may_move()
+        {
             return Poll::Pending;
         }
-        let (worker, failed) = (&session.worker, &self.failed[..usize::from(self.attempts)]);
-        if !worker.take_move(session.role, failed) {
+        if !session.worker.take_move(session.role, self.attempts.avoid()) {
             session.deadline.wake_at_next_tick();
             return Poll::Pending;
         }
-        self.is_repeated = true;
-        Poll::Ready(self.pick_another(worker))
+        self.attempts.note_move(lease);
+        Poll::Ready(self.pick_another(&session.worker))
     }
 
     fn is_repeatable(&self) -> bool {
-        self.request.body.is_done() && !self.request.is_streamed && self.method().is_repeatable()
+        let is_retried = self.request.routed.rules.as_ref().is_none_or(|rules| rules.is_retried);
+        is_retried && self.is_whole() && self.method().is_repeatable()
     }
 
-    fn is_last_attempt(&self) -> bool {
-        self.attempts + 1 == ATTEMPTS_COUNT_MAX
+    /// All of the request is in the buffer.
+    fn is_whole(&self) -> bool {
+        self.request.half.is_done() && !self.request.is_streamed
     }
 
     fn pick_another(&mut self, worker: &Worker) -> Step {
-        if let Some(lease) = &self.lease {
-            self.failed[usize::from(self.attempts)] = lease.upstream.endpoint.instance;
-        }
-        self.attempts += 1;
         self.drop_upstream(worker);
-        self.request.pieces.rewind();
-        self.request.is_cut = false;
-        // Where one connection of a pool was dead, the others may be: the upstream has just gone.
-        self.needs_fresh = true;
+        self.request.half.rewind();
         Step::Pick
     }
 }
 
-/// Begins to connect; the socket becomes writable when that is done, well or badly.
-fn start_connect(addr: SocketAddr) -> io::Result<Socket> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(addr),
-        socket2::Type::STREAM.nonblocking(),
-        Some(socket2::Protocol::TCP),
-    )?;
-    socket.set_tcp_nodelay(true)?;
-    match socket.connect(&addr.into()) {
-        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
-            Err(error)
+/// Begins to connect. Idle connections make room where descriptors are short.
+pub(super) fn start_connect(addr: &Address, worker: &Worker) -> Result<Socket, AttemptFailure> {
+    let failure = |error: io::Error| AttemptFailure::of_connect(&error);
+    match connect(addr).map_err(failure) {
+        Err(AttemptFailure::Descriptors) => {
+            worker.close_idle();
+            connect(addr).map_err(failure)
         }
-        _ => Ok(Socket::unwatched(socket.into())),
+        started => started,
     }
 }

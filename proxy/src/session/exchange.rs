@@ -2,47 +2,56 @@
 //! it in the memory of an idle connection.
 //!
 //! ```text
-//! Head ─▶ Pick ─▶ Connect ─▶ Relay ─▶ next request, or close
-//!   │      ▲ └── pooled ──────▲ │
-//!   │      └──── safe to retry ─┤
+//! Head ─▶ Pick ─▶ Connect ─▶ Relay ─▶ Rest ─▶ next request, or close
+//!   │      ▲ └── pooled ──────▲ │       │
+//!   │      └──── safe to retry ─┤       │
 //!   └──────────▶ Refuse ◀───────┘─▶ Linger ─▶ close
 //! ```
 //!
-//! While relaying, request and response move independently: a response may come, and end, before its request has.
+//! While relaying, request and response move independently: a response may come, and end, before its request has. What is left of the
+//! request then goes on to the upstream, or is thrown away, in `Rest`: the client's next request is behind it.
 
 use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use tokio::task::coop::has_budget_remaining;
+
 use super::{
-    http::Session,
-    transfer::{poll_fill, poll_flush},
+    attempts::Attempts,
+    client::{Routed, Session},
+    timing::Timing,
 };
 use crate::{
-    buffer::Buffer,
-    config::HalfClosed,
-    error::{AttemptFailure, Refusal},
+    config::{HalfClosed, Timeouts},
+    error::{AttemptFailure, Fault, Refusal},
+    half::Half,
     http1::{
-        Body, Pieces, Reject,
+        Reject,
         head::{Method, RequestHead, ResponseHead},
+        verb::Verb,
     },
-    limits::{ATTEMPTS_COUNT_MAX, LINGER_BYTES_MAX},
+    link::Link,
     log::Record,
-    pipe::Pipe,
-    socket::Socket,
+    stream::Transport,
     upstream::{Lease, Ticket},
     worker::Worker,
 };
 
 /// How long a refused client may go on sending before its connection is closed.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What becomes of the client's connection after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Another exchange.
     Next,
+    /// There was none: nothing has come, or empty lines.
+    Idle {
+        /// There were empty lines.
+        is_blank: bool,
+    },
     /// Nothing more.
     Close,
     /// Nothing more, and the client must see that what it got is not whole.
@@ -56,6 +65,7 @@ enum Stage {
     Pick,
     Connect,
     Relay,
+    Rest,
     Refuse,
     Linger,
 }
@@ -65,6 +75,7 @@ pub(super) enum Step {
     Pick,
     Connect,
     Relay,
+    Rest,
     Refuse(Refusal),
     Linger,
     End(Outcome),
@@ -82,40 +93,78 @@ pub(super) enum Broken {
     Upstream,
 }
 
+/// What an exchange waits for: that says how long, and whose fault it is when it does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// More of the request.
+    Client,
+    /// The client, to take more of its answer.
+    ClientRoom,
+    /// The upstream, to take more of the request.
+    UpstreamRoom,
+    /// The upstream's answer.
+    Answer,
+    /// More of the answer.
+    Stream,
+    /// Either side of a tunnel.
+    Tunnel,
+}
+
+impl Awaited {
+    fn timeout(self, timeouts: &Timeouts) -> Duration {
+        match self {
+            Self::Client => timeouts.body,
+            // Half of it: half way, and at its end, the peer's kernel is asked whether it has taken anything.
+            Self::ClientRoom | Self::UpstreamRoom => timeouts.body / 2,
+            Self::Answer => timeouts.response,
+            Self::Stream => timeouts.stream,
+            Self::Tunnel => timeouts.tunnel,
+        }
+    }
+}
+
+/// What a peer had not acknowledged at the last look, of which there are two in its time.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: Option<usize>,
+    /// The last look found it as it had been before.
+    is_stuck: bool,
+}
+
+impl Backlog {
+    /// False when the peer has taken nothing from one look to the next and the one after that. Two, because a receiver opens its window
+    /// in steps of a sixteenth of its buffer: up to 400 kB.
+    fn note(&mut self, bytes: usize) -> bool {
+        let (is_first, before) = (self.bytes.is_none(), self.bytes.replace(bytes));
+        let is_same = before.is_none_or(|before| bytes >= before);
+        let was_stuck = std::mem::replace(&mut self.is_stuck, is_same);
+        is_first || !is_same || !was_stuck
+    }
+}
+
 /// The request's way to the upstream.
 #[derive(Debug, Default)]
 pub(super) struct RequestSide {
-    /// What came from the client, the next requests included.
-    pub(super) buffer: Option<Buffer>,
-    /// How much of an incomplete head was searched for its end.
-    pub(super) scanned: usize,
-    pub(super) head: Option<RequestHead>,
-    pub(super) body: Body,
-    pub(super) pieces: Pieces,
-    /// How much of the buffer the pieces cover.
-    pub(super) covered: usize,
-    /// What the rest of a large body goes through.
-    pub(super) pipe: Option<Pipe>,
+    pub(super) half: Half<RequestHead>,
+    /// What its route says of it.
+    pub(super) routed: Routed,
     /// Part of the request is no longer in the buffer: it cannot be sent again.
     pub(super) is_streamed: bool,
-    /// The upstream does not take any more of it.
-    pub(super) is_cut: bool,
     /// The client will send nothing more.
     pub(super) is_last: bool,
+    /// The upstream wants the body.
+    pub(super) is_continued: bool,
+    /// What of it nobody was there to take.
+    pub(super) discarded_bytes: usize,
+    /// The client was told something by a rule of its route, and may ask something else.
+    pub(super) is_answered_by_rule: bool,
 }
 
 /// The response's way to the client.
 #[derive(Debug, Default)]
 pub(super) struct ResponseSide {
-    pub(super) buffer: Option<Buffer>,
-    pub(super) scanned: usize,
-    /// The final head; interim ones pass without being kept.
-    pub(super) head: Option<ResponseHead>,
-    pub(super) body: Body,
-    pub(super) pieces: Pieces,
-    pub(super) covered: usize,
-    /// What the rest of a large body goes through.
-    pub(super) pipe: Option<Pipe>,
+    /// Its head is the final one; interim ones pass without being kept.
+    pub(super) half: Half<ResponseHead>,
     /// Anything came from the upstream.
     pub(super) is_begun: bool,
 }
@@ -126,17 +175,18 @@ pub(crate) struct Exchange {
     stage: Stage,
     pub(super) request: RequestSide,
     pub(super) response: ResponseSide,
-    pub(super) upstream: Option<Socket>,
+    pub(super) upstream: Option<Link>,
     pub(super) lease: Option<Lease>,
     /// Its place among those that wait for an upstream.
     pub(super) ticket: Option<Ticket>,
-    /// The connections of the pool are not to be trusted for this one.
-    pub(super) needs_fresh: bool,
-    /// An upstream had it before, perhaps.
-    pub(super) is_repeated: bool,
-    pub(super) attempts: u8,
-    pub(super) failed: [u64; ATTEMPTS_COUNT_MAX as usize],
-    lingered_bytes: usize,
+    pub(super) attempts: Attempts,
+    /// The upstream's connection has served others before.
+    pub(super) is_reused: bool,
+    /// It is this client's alone.
+    pub(super) is_bound: bool,
+    /// Of the peer for whose room it waits.
+    backlog: Backlog,
+    pub(super) timing: Timing,
     /// What the access log is to know; none without one.
     pub(super) record: Option<Record>,
 }
@@ -145,72 +195,77 @@ impl Exchange {
     /// Goes on until the exchange is over or waits for one of the sockets.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Outcome> {
         loop {
-            let step = if session.deadline.is_over() {
-                self.handle_timeout(session)
-            } else {
-                match self.stage {
-                    Stage::Head => ready!(self.poll_head(context, session)),
-                    Stage::Pick => ready!(self.poll_pick(context, session)),
-                    Stage::Connect => ready!(self.poll_connect(context, session)),
-                    Stage::Relay => ready!(self.poll_relay(context, session)),
-                    Stage::Refuse => ready!(self.poll_refuse(context, session)),
-                    Stage::Linger => ready!(self.poll_linger(context, session)),
+            let polled = match self.stage {
+                Stage::Head => self.poll_head(context, session),
+                Stage::Pick => self.poll_pick(context, session),
+                Stage::Connect => self.poll_connect(context, session),
+                Stage::Relay => self.poll_relay(context, session),
+                Stage::Rest => self.poll_rest(context, session),
+                Stage::Refuse => self.poll_refuse(context, session),
+                Stage::Linger => self.poll_linger(context, session),
+            };
+            let step = match polled {
+                Poll::Ready(step) => step,
+                // Only after the sockets: what came while the process stood still has come in time. A task that has used up its turn
+                // sees nothing where there is something; it is polled again.
+                Poll::Pending if session.deadline.is_over() && has_budget_remaining() => {
+                    if self.is_taken(session) {
+                        return Poll::Pending;
+                    }
+                    self.handle_timeout(session)
                 }
+                Poll::Pending => return Poll::Pending,
             };
             self.note_step(&step, session);
-            let timeouts = &session.worker.settings.timeouts;
+            let timeouts = self.timeouts(session);
             let (stage, timeout) = match step {
                 Step::Pick => (Stage::Pick, timeouts.queue),
                 Step::Connect => (Stage::Connect, timeouts.connect),
                 Step::Relay => (Stage::Relay, timeouts.response),
+                Step::Rest => (Stage::Rest, timeouts.body),
                 Step::Refuse(_) => (Stage::Refuse, LINGER_TIMEOUT),
                 Step::Linger => (Stage::Linger, LINGER_TIMEOUT),
                 Step::End(outcome) => return Poll::Ready(outcome),
             };
             self.stage = stage;
+            // Which is for how long once it is known what is waited for.
+            self.request.half.note_moved();
             session.deadline.set(timeout);
         }
     }
 
-    /// Whether bytes of the next request are here already.
+    /// How long its phases may take.
+    fn timeouts(&self, session: &Session) -> Timeouts {
+        let rules = self.request.routed.rules.as_ref();
+        rules.map_or_else(|| session.worker.settings().timeouts, |rules| rules.timeouts)
+    }
+
+    /// Bytes of the next request are here already.
     pub(crate) fn has_more(&self) -> bool {
-        self.request.buffer.as_ref().is_some_and(|buffer| !buffer.is_empty())
+        self.request.half.buffer.as_ref().is_some_and(|buffer| !buffer.is_empty())
     }
 
     /// Makes ready for the next request on the same connection.
     pub(crate) fn next(&mut self) {
         self.stage = Stage::Head;
-        (self.needs_fresh, self.is_repeated) = (false, false);
-        self.attempts = 0;
-        self.lingered_bytes = 0;
-        let RequestSide {
-            scanned,
-            head,
-            body,
-            pieces,
-            covered,
-            is_streamed,
-            is_cut,
-            is_last,
-            buffer,
-            pipe: _,
-        } = &mut self.request;
-        (*scanned, *head, *body, *covered) = (0, None, Body::default(), 0);
-        (*is_streamed, *is_cut, *is_last) = (false, false, false);
-        pieces.clear();
-        if let Some(buffer) = buffer {
+        self.attempts.reset();
+        self.is_bound = false;
+        self.request.half.reset();
+        self.response.half.reset();
+        self.request.routed = Routed::default();
+        let request = &mut self.request;
+        (request.is_streamed, request.is_last, request.is_continued) = (false, false, false);
+        (request.discarded_bytes, request.is_answered_by_rule) = (0, false);
+        self.response.is_begun = false;
+        if let Some(buffer) = &mut self.request.half.buffer {
             buffer.compact();
         }
-        let ResponseSide { buffer: _, scanned, head, body, pieces, covered, is_begun, pipe: _ } =
-            &mut self.response;
-        (*scanned, *head, *body, *covered, *is_begun) = (0, None, Body::default(), 0, false);
-        pieces.clear();
     }
 
     /// Gives everything back that it holds.
     pub(crate) fn reset(&mut self, worker: &Worker) {
         self.drop_upstream(worker);
-        if let Some(buffer) = self.request.buffer.take() {
+        if let Some(buffer) = self.request.half.buffer.take() {
             worker.requests.put(buffer);
         }
         self.next();
@@ -220,58 +275,154 @@ impl Exchange {
         self.upstream = None;
         self.lease = None;
         self.ticket = None;
-        if let Some(buffer) = self.response.buffer.take() {
+        if let Some(buffer) = self.response.half.buffer.take() {
             worker.responses.put(buffer);
         }
-        for pipe in [self.request.pipe.take(), self.response.pipe.take()].into_iter().flatten() {
+        if let Some(pipe) = self.request.half.take_pipe() {
+            worker.pipes.put(pipe);
+        }
+        if let Some(pipe) = self.response.half.take_pipe() {
             worker.pipes.put(pipe);
         }
     }
 
     pub(super) fn method(&self) -> Method {
-        self.request.head.map_or(Method::Other, |head| head.method)
+        self.request.half.head.map_or(Method::Other, |head| head.method)
+    }
+
+    /// The same as it is counted.
+    pub(super) fn verb(&self) -> Verb {
+        self.request.half.head.map_or(Verb::Other, |head| head.verb)
     }
 
     /// The client has seen a part of an answer, or is about to: no other can take its place.
     pub(super) fn is_answering(&self) -> bool {
-        self.stage == Stage::Relay && (self.response.head.is_some() || self.response.pieces.is_begun())
+        let response = &self.response.half;
+        self.stage == Stage::Relay && (response.head.is_some() || response.is_leaving())
     }
 
-    fn is_tunnel(&self) -> bool {
-        self.response.head.is_some_and(|head| head.status == 101)
+    /// The client has all of an answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.response.half.head.is_some() && self.response.half.has_left()
     }
 
-    /// The upstream has all of the request that has come, and there is more to come.
-    fn awaits_client(&self) -> bool {
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.response.half.head.is_some_and(|head| head.status == 101)
+    }
+
+    /// The upstream's node has left: its drain has waited for a tunnel as long as it does, and its process cannot stop in peace before
+    /// the tunnel ends.
+    fn is_released(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.upstream.endpoint.health.is_released())
+    }
+
+    /// The client waits to be told to send its body, and has sent nothing of it. Where it is told something final instead, nobody knows
+    /// whether what comes next is the body after all or another request (RFC 9110 10.1.1): neither connection is used again.
+    pub(super) fn is_undecided(&self) -> bool {
         let request = &self.request;
-        let is_flushed = request.pieces.is_written() && request.pipe.as_ref().is_none_or(Pipe::is_empty);
-        !request.body.is_done() && is_flushed && !request.is_cut
+        request.half.head.is_some_and(|head| head.expects_continue)
+            && !request.is_continued
+            && request.half.data_bytes_in() == 0
+            && !request.half.is_done()
+    }
+
+    /// What moves next, of a request and a response that are both as far as they can be.
+    pub(super) fn awaited(&self) -> Awaited {
+        let (request, response) = (&self.request.half, &self.response.half);
+        if self.is_tunnel() {
+            Awaited::Tunnel
+        } else if !response.is_flushed() {
+            Awaited::ClientRoom
+        } else if response.head.is_some() && !response.is_done() {
+            Awaited::Stream
+        } else if response.head.is_none() && (request.has_left() || request.is_cut()) {
+            Awaited::Answer
+        } else if request.is_flushed() && self.is_undecided() {
+            // The client does nothing wrong.
+            Awaited::Answer
+        } else if !request.is_flushed() && !request.is_cut() {
+            Awaited::UpstreamRoom
+        } else {
+            Awaited::Client
+        }
+    }
+
+    /// Gives more time to whoever is waited for, if anything has moved.
+    pub(super) fn rearm(&mut self, session: &Session) {
+        if self.request.half.take_moved() | self.response.half.take_moved() {
+            self.backlog = Backlog::default();
+            session.deadline.set(self.awaited().timeout(&self.timeouts(session)));
+        }
+    }
+
+    /// Whether the peer for whose room it waits may still be taking what is queued for it, and has more time then. A kernel takes
+    /// megabytes, and says that there is room again when a third of them has left: by that alone, a client that reads 25 kB/s has not
+    /// moved for a minute.
+    fn is_taken(&mut self, session: &Session) -> bool {
+        if !matches!(self.stage, Stage::Relay | Stage::Rest) {
+            return false;
+        }
+        let awaited = self.awaited();
+        let taker = match awaited {
+            Awaited::ClientRoom => session.client.unacknowledged_bytes(),
+            Awaited::UpstreamRoom => self.upstream.as_ref().and_then(Link::unacknowledged_bytes),
+            _ => None,
+        };
+        let Some(bytes) = taker else { return false };
+        let is_taken = self.backlog.note(bytes);
+        if is_taken {
+            if self.backlog.is_stuck {
+                match awaited {
+                    Awaited::ClientRoom => session.client.make_room(),
+                    _ => self.upstream.iter().for_each(Link::make_room),
+                }
+            }
+            session.deadline.set(awaited.timeout(&self.timeouts(session)));
+        }
+        is_taken
+    }
+
+    pub(super) fn note_fault(&self, fault: Fault, session: &Session) {
+        if let Some(lease) = &self.lease {
+            session.worker.note_fault(session.role, lease, fault);
+        }
     }
 
     fn poll_relay(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
         let was_tunnel = self.is_tunnel();
         let request = self.poll_request(context, session);
         match request {
-            Poll::Ready(Err(Broken::Upstream)) => self.request.is_cut = true,
+            Poll::Ready(Err(Broken::Upstream)) => self.request.half.cut(),
             Poll::Ready(Err(broken)) => return Poll::Ready(self.handle_broken(&broken, session)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         let response = self.poll_response(context, session);
         let request_over = matches!(request, Poll::Ready(_));
-        match response {
-            Poll::Ready(Err(broken)) => Poll::Ready(self.handle_broken(&broken, session)),
+        let polled = match response {
+            Poll::Ready(Err(broken)) => return Poll::Ready(self.handle_broken(&broken, session)),
             // The request's way is a new one, on which nothing has been looked at and nothing would wake.
-            _ if self.is_tunnel() && !was_tunnel => self.poll_relay(context, session),
+            _ if self.is_tunnel() && !was_tunnel => return self.poll_relay(context, session),
+            // What the client still sends has nobody to go to, and it is told so.
+            Poll::Ready(Ok(())) if self.is_tunnel() && self.request.half.is_cut() => {
+                return Poll::Ready(self.handle_broken(&Broken::Upstream, session));
+            }
             Poll::Ready(Ok(())) if self.is_tunnel() && !request_over => Poll::Pending,
-            Poll::Ready(Ok(())) => Poll::Ready(self.finish(session)),
+            Poll::Ready(Ok(())) => return Poll::Ready(self.finish(session)),
             Poll::Pending if request_over && !self.is_tunnel() => {
                 match self.poll_client_gone(context, session) {
                     Poll::Pending => self.poll_leave(session),
                     gone => gone,
                 }
             }
+            Poll::Pending if self.is_tunnel() && self.is_released() => {
+                return Poll::Ready(self.handle_broken(&Broken::Upstream, session));
+            }
             Poll::Pending => Poll::Pending,
+        };
+        if polled.is_pending() {
+            self.rearm(session);
         }
+        polled
     }
 
     /// Notices a client that goes away while its answer is pending, and takes in what it sends of its next requests.
@@ -280,19 +431,20 @@ impl Exchange {
         context: &mut Context<'_>,
         session: &mut Session,
     ) -> Poll<Step> {
-        let Some(buffer) = &mut self.request.buffer else { return Poll::Pending };
+        let Some(buffer) = &mut self.request.half.buffer else { return Poll::Pending };
         if !session.client.is_watched() && session.deadline.now_ms() == session.since_ms {
             // Its answer will hardly take longer than a tick: to watch it until then costs more than it tells.
             session.deadline.wake_at_next_tick();
             return Poll::Pending;
         }
         while buffer.has_spare() && !self.request.is_last {
-            match ready!(poll_fill(context, &mut session.client, buffer)) {
-                Ok(0) if session.worker.settings.half_closed == HalfClosed::Keep => {
+            // Not by the half: what it sends of other requests is no reason to wait longer for the answer to this one.
+            match ready!(session.client.poll_recv(context, buffer.spare_mut())) {
+                Ok(0) if session.worker.settings().half_closed == HalfClosed::Keep => {
                     self.request.is_last = true;
                 }
                 Ok(0) | Err(_) => return Poll::Ready(self.handle_broken(&Broken::Client, session)),
-                Ok(_) => {}
+                Ok(count) => buffer.fill(count),
             }
         }
         Poll::Pending
@@ -304,6 +456,11 @@ impl Exchange {
             stats.clients_gone.add(1);
             // It may have closed its sending side only: then a clean end would be that of a response without a length.
             return Step::End(if self.is_answering() { Outcome::Abort } else { Outcome::Close });
+        }
+        match broken {
+            Broken::Response(_) => self.note_fault(Fault::Malformed, session),
+            Broken::Upstream if self.response.is_begun => self.note_fault(Fault::Truncated, session),
+            _ => {}
         }
         if self.is_answering() {
             stats.truncated.add(1);
@@ -317,71 +474,6 @@ impl Exchange {
         }
     }
 
-    /// The response has been sent whole.
-    fn finish(&mut self, session: &Session) -> Step {
-        let worker = &session.worker;
-        let Some(head) = self.response.head else { return Step::End(Outcome::Close) };
-        let request = &mut self.request;
-        let is_whole = request.body.is_done() && request.pieces.is_written() && !request.is_cut;
-        if let Some(buffer) = &mut request.buffer {
-            buffer.consume(std::mem::take(&mut request.covered));
-        }
-        let is_surplus = self.response.buffer.as_ref().is_some_and(|buffer| !buffer.is_empty());
-        let upstream = self.upstream.take();
-        if let (true, Some(stream), Some(lease)) =
-            (head.upstream_keep_alive && is_whole && !is_surplus, upstream, &self.lease)
-        {
-            let now_ms = worker.deadlines.now_ms();
-            worker.with_sweeper(|sweeper| lease.upstream.pool.put(stream, now_ms, sweeper));
-        }
-        self.drop_upstream(worker);
-        if is_whole && head.client_keep_alive && !worker.is_draining() {
-            return Step::End(Outcome::Next);
-        }
-        // Who has not announced the close may be sending still.
-        let is_sending = !self.request.is_last && self.request.head.is_some_and(|head| head.keep_alive);
-        if is_whole && !is_sending { Step::End(Outcome::Close) } else { Step::Linger }
-    }
-
-    /// Answers the client instead of an upstream.
-    pub(super) fn refuse(&mut self, refusal: Refusal, session: &Session) -> Step {
-        session.worker.stats.note_refusal(refusal);
-        tracing::debug!(role = %session.role_name, word = refusal.word(), "refused");
-        self.drop_upstream(&session.worker);
-        // A head that was refused says what it is by its first bytes only.
-        let is_head = |buffer: &Buffer| buffer.filled().starts_with(b"HEAD ");
-        let to_head = self.method() == Method::Head || self.request.buffer.as_ref().is_some_and(is_head);
-        let pieces = &mut self.response.pieces;
-        pieces.clear();
-        let fits = pieces.add(refusal.response(&session.role_name, to_head).as_bytes());
-        debug_assert!(fits.is_ok(), "a refusal is shorter than the room for added bytes");
-        Step::Refuse(refusal)
-    }
-
-    fn poll_refuse(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
-        let timed = (&session.deadline, LINGER_TIMEOUT);
-        let sent = ready!(poll_flush(context, &mut session.client, &mut self.response.pieces, &[], timed));
-        Poll::Ready(if sent.is_ok() { Step::Linger } else { Step::End(Outcome::Close) })
-    }
-
-    /// Closing with bytes unread would reset the connection, and the reset may overtake the answer (RFC 9112 9.6).
-    fn poll_linger(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
-        let end = Poll::Ready(Step::End(Outcome::Close));
-        if session.client.finish().is_err() {
-            return end;
-        }
-        let buffer = self.request.buffer.get_or_insert_with(|| session.worker.requests.take());
-        while self.lingered_bytes < LINGER_BYTES_MAX {
-            buffer.clear();
-            match ready!(poll_fill(context, &mut session.client, buffer)) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => self.lingered_bytes += count,
-            }
-        }
-        buffer.clear();
-        end
-    }
-
     fn handle_timeout(&mut self, session: &Session) -> Step {
         // Armed anew first: the step that follows must not time out by the old deadline.
         session.deadline.set(LINGER_TIMEOUT);
@@ -389,10 +481,42 @@ impl Exchange {
             Stage::Head => self.refuse(Refusal::HeaderTimeout, session),
             Stage::Pick => self.refuse(Refusal::QueueTimeout, session),
             Stage::Connect => self.handle_failure(AttemptFailure::ConnectTimeout, session),
-            Stage::Relay if self.is_answering() => self.handle_broken(&Broken::Upstream, session),
-            Stage::Relay if self.awaits_client() => self.refuse(Refusal::BodyTimeout, session),
-            Stage::Relay => self.refuse(Refusal::ResponseTimeout, session),
+            Stage::Relay if self.is_answering() => {
+                if self.awaited() == Awaited::Stream {
+                    self.note_fault(Fault::Truncated, session);
+                }
+                session.worker.stats.truncated.add(1);
+                Step::End(Outcome::Abort)
+            }
+            Stage::Relay if self.awaited() == Awaited::Client => self.refuse(Refusal::BodyTimeout, session),
+            Stage::Relay => {
+                self.note_fault(Fault::ResponseTimeout, session);
+                self.refuse(Refusal::ResponseTimeout, session)
+            }
+            Stage::Rest if self.awaited() == Awaited::UpstreamRoom => {
+                self.abandon_upstream(session);
+                Step::Rest
+            }
+            Stage::Rest => Step::Linger,
             Stage::Refuse | Stage::Linger => Step::End(Outcome::Close),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_stuck_at_the_second_look_that_finds_it_as_it_was() {
+        let stuck_after = |looks: &[usize]| {
+            let mut backlog = Backlog::default();
+            looks.iter().position(|bytes| !backlog.note(*bytes))
+        };
+        assert_eq!(stuck_after(&[9]), None);
+        assert_eq!(stuck_after(&[9, 9]), Some(1), "it has taken nothing since the first look");
+        assert_eq!(stuck_after(&[9, 8, 8]), None, "one step of its window may take so long");
+        assert_eq!(stuck_after(&[9, 8, 8, 8]), Some(3));
+        assert_eq!(stuck_after(&[9, 8, 8, 7, 7]), None);
     }
 }

@@ -1,10 +1,15 @@
 //! A client's connection: what happens on it from its first byte to its last.
 
 mod attempt;
+mod attempts;
+mod bound;
+pub(crate) mod client;
+mod ending;
 pub(crate) mod exchange;
 pub(crate) mod http;
 mod request;
 mod response;
+mod shelf;
 pub(crate) mod tcp;
+mod timing;
 mod trace;
-pub(crate) mod transfer;

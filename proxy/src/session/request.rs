@@ -1,31 +1,37 @@
 //! The request's way: from the client's socket through its head to the upstream's socket.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    cell::OnceCell,
+    task::{Context, Poll, ready},
+};
 
 use super::{
+    client::Session,
     exchange::{Broken, Exchange, Outcome, RequestSide, Step},
-    http::Session,
-    transfer::{Side, poll_fill, poll_flush, poll_splice, take_pipe},
 };
 use crate::{
+    buffer::Buffer,
     config::Balance,
     error::Refusal,
     http1::{
         Body, BodyKind, Parse, Reject,
-        head::{Hop, is_complete, parse_request},
+        head::{Hop, is_complete, parse_routed},
     },
-    limits::HEAD_BYTES_MAX,
+    limits::{DISCARDED_BYTES_MAX, HEAD_BYTES_MAX},
+    link::Link,
+    route::Verdict,
+    stream::Transport,
     upstream::hash,
 };
 
 impl RequestSide {
     /// By which its upstream is chosen, where the role is balanced so.
     pub(super) fn key(&self, session: &Session) -> Option<u64> {
-        match &session.worker.rosters[session.role].balance {
+        match &*session.worker.roster(session.role).balance() {
             Balance::P2c => None,
-            Balance::HashClient => Some(hash::client_key(session.peer.ip())),
+            Balance::HashClient => session.peer_ip().map(hash::client_key),
             Balance::HashHeader(name) => {
-                hash::field_key(self.buffer.as_ref()?.filled().get(..self.head?.bytes)?, name)
+                hash::field_key(self.half.buffer.as_ref()?.filled().get(..self.half.head?.bytes)?, name)
             }
         }
     }
@@ -34,16 +40,30 @@ impl RequestSide {
 impl Exchange {
     /// Reads and parses the request's head.
     pub(super) fn poll_head(&mut self, context: &mut Context<'_>, session: &mut Session) -> Poll<Step> {
+        let mut is_blank = false;
         loop {
+            let half = &mut self.request.half;
+            // RFC 9112 2.2: empty lines before a request are ignored; some clients end a body with one too many.
+            if let Some(buffer) = &mut half.buffer {
+                while buffer.filled().starts_with(b"\r\n") {
+                    buffer.consume(2);
+                    (half.scanned, is_blank) = (0, true);
+                }
+            }
             match self.parse_head(session) {
-                Ok(Parse::Done(())) => return Poll::Ready(Step::Pick),
+                Ok(Parse::Done(())) => return Poll::Ready(self.lead(session)),
                 Ok(Parse::NeedMore) => {}
                 Err(reject) => return Poll::Ready(self.refuse(Refusal::Request(reject), session)),
             }
-            let buffer = self.request.buffer.get_or_insert_with(|| session.worker.requests.take());
-            match poll_fill(context, &mut session.client, buffer) {
+            let half = &mut self.request.half;
+            half.buffer.get_or_insert_with(|| session.worker.requests.take());
+            match half.poll_fill(context, &mut session.client) {
                 // Empty lines at most: the connection is idle, and holds nothing.
-                Poll::Pending if buffer.is_empty() => return Poll::Ready(Step::End(Outcome::Next)),
+                Poll::Pending if half.buffer.as_ref().is_none_or(Buffer::is_empty) => {
+                    // A part of a record is like an empty line: not yet a request, and its time runs.
+                    let is_blank = is_blank || session.client.has_part();
+                    return Poll::Ready(Step::End(Outcome::Idle { is_blank }));
+                }
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Step::End(Outcome::Close)),
                 Poll::Ready(Ok(_)) => {}
@@ -51,99 +71,112 @@ impl Exchange {
         }
     }
 
-    fn parse_head(&mut self, session: &Session) -> Result<Parse<()>, Reject> {
-        let request = &mut self.request;
-        let Some(buffer) = &mut request.buffer else { return Ok(Parse::NeedMore) };
-        // RFC 9112 2.2: empty lines before a request are ignored; some clients end a body with one too many.
-        while buffer.filled().starts_with(b"\r\n") {
-            buffer.consume(2);
-            request.scanned = 0;
+    /// Where the route leads.
+    fn lead(&mut self, session: &Session) -> Step {
+        match self.request.routed.told.take().map(|told| *told) {
+            None | Some(Verdict::Role(_)) => Step::Pick,
+            Some(Verdict::Refused(refusal)) => self.refuse(refusal, session),
+            Some(Verdict::Redirected { location, is_permanent }) => {
+                let refusal =
+                    if is_permanent { Refusal::PermanentRedirect } else { Refusal::TemporaryRedirect };
+                self.tell(refusal, Some(&location), session)
+            }
         }
-        let bytes = buffer.filled_mut();
-        if bytes.is_empty() {
+    }
+
+    fn parse_head(&mut self, session: &mut Session) -> Result<Parse<()>, Reject> {
+        let half = &mut self.request.half;
+        let Some(buffer) = half.buffer.as_mut().filter(|buffer| !buffer.is_empty()) else {
             return Ok(Parse::NeedMore);
-        }
-        let is_worth_it =
-            request.scanned == 0 || is_complete(bytes, request.scanned) || bytes.len() == HEAD_BYTES_MAX;
-        let settings = &session.worker.settings;
-        let hop = Hop {
-            host: &session.role_name,
-            peer: session.peer.ip(),
-            forwarding: settings.forwarding,
-            via: settings.via.as_deref(),
         };
-        if is_worth_it && let Parse::Done(head) = parse_request(bytes, hop, &mut request.pieces)? {
-            request.head = Some(head);
-            request.body = Body::new(head.framing, true).limited(settings.body_bytes_max)?;
-            request.covered = request.body.scan(bytes, head.bytes, &mut request.pieces)?;
-            session.worker.stats.requests.add(1);
-            return Ok(Parse::Done(()));
+        let bytes = buffer.filled_mut();
+        let is_worth_it =
+            half.scanned == 0 || is_complete(bytes, half.scanned) || bytes.len() == HEAD_BYTES_MAX;
+        let settings = session.worker.settings();
+        if is_worth_it {
+            let routed = OnceCell::new();
+            let parsed = parse_routed(bytes, &mut half.pieces, |asked| {
+                let found = session.route(asked)?;
+                let rules = routed.get_or_init(|| found).rules.as_ref();
+                Ok(Hop {
+                    host: &session.role_name,
+                    peer: session.peer_ip(),
+                    scheme: session.client.scheme(),
+                    forwarding: settings.forwarding,
+                    via: settings.via.as_deref(),
+                    fields: rules.map(|rules| &rules.request),
+                    path: rules.and_then(|rules| rules.path.as_ref()),
+                })
+            })?;
+            if let Parse::Done(head) = parsed {
+                half.head = Some(head);
+                let routed = routed.into_inner().unwrap_or_default();
+                let bytes_max = routed.rules.as_ref().map_or(settings.body_bytes_max, |r| r.body_bytes_max);
+                self.request.routed = routed;
+                let body = Body::new(head.framing, true).with_trailers(head.trailers);
+                half.begin_body(body.limited(bytes_max)?, head.bytes)?;
+                session.worker.stats.requests.add(1);
+                return Ok(Parse::Done(()));
+            }
         }
-        request.scanned = bytes.len();
+        if half.scanned == 0 && bytes == b"\r" {
+            // The half of an empty line is no first byte: one after the other would renew the time for ever.
+            session.deadline.hasten(settings.timeouts.header);
+        } else if half.scanned == 0 {
+            // From its first byte on the time of a head runs, however the others trickle (slowloris).
+            session.deadline.set(settings.timeouts.header);
+        }
+        half.scanned = bytes.len();
         buffer.compact();
         Ok(Parse::NeedMore)
     }
 
-    /// Moves what there is of the request to the upstream; ready when all of it is there.
+    /// Moves what there is of the request to the upstream; ready when all of it has left, or nobody takes the rest.
     pub(super) fn poll_request(
         &mut self,
         context: &mut Context<'_>,
         session: &mut Session,
     ) -> Poll<Result<(), Broken>> {
-        let request = &mut self.request;
-        let (Some(buffer), Some(upstream)) = (&mut request.buffer, &mut self.upstream) else {
-            return Poll::Ready(Ok(()));
-        };
-        if request.is_cut {
-            return Poll::Ready(Ok(()));
-        }
-        let timeouts = &session.worker.settings.timeouts;
+        let half = &mut self.request.half;
         loop {
-            let timeout = match request.body.kind() {
-                BodyKind::Done => timeouts.response,
-                BodyKind::UntilClose => timeouts.tunnel,
-                BodyKind::Length(_) | BodyKind::Chunked(_) => timeouts.body,
-            };
-            let timed = (&session.deadline, timeout);
-            if ready!(poll_flush(context, upstream, &mut request.pieces, buffer.filled(), timed)).is_err() {
+            if let Some(upstream) = &mut self.upstream
+                && ready!(half.poll_flush(context, upstream)).is_err()
+            {
                 return Poll::Ready(Err(Broken::Upstream));
             }
-            if request.body.is_done() {
+            // Before anything is answered, what was cut may be needed for another upstream.
+            let is_over = half.is_cut()
+                && (self.response.half.head.is_none() || self.request.discarded_bytes >= DISCARDED_BYTES_MAX);
+            if half.is_done() || is_over {
                 return Poll::Ready(Ok(()));
             }
-            buffer.consume(std::mem::take(&mut request.covered));
-            request.pieces.clear();
-            request.is_streamed = true;
-            if buffer.is_empty()
-                && let Some(pipe) = take_pipe(&mut request.pipe, &request.body, &session.worker.pipes)
+            half.consume();
+            self.request.is_streamed = true;
+            if let Some(client) = session.client.raw()
+                && self.upstream.as_ref().is_none_or(Link::is_plain)
+                && half.is_piped(&session.worker.pipes)
             {
-                let sockets = (&mut session.client, &mut *upstream);
-                match ready!(poll_splice(context, sockets, pipe, &mut request.body, timed)) {
-                    Ok(()) => session.deadline.set(timeouts.response),
-                    Err(Side::From) => return Poll::Ready(Err(Broken::Client)),
-                    Err(Side::To) => return Poll::Ready(Err(Broken::Upstream)),
+                match ready!(half.poll_fill_pipe(context, client)) {
+                    Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Client)),
+                    Ok(_) => continue,
                 }
-                continue;
             }
-            if buffer.is_empty() {
-                let is_tunnel = request.body.kind() == BodyKind::UntilClose;
-                match ready!(poll_fill(context, &mut session.client, buffer)) {
-                    Ok(0) if is_tunnel => {
+            if half.buffer.as_ref().is_none_or(Buffer::is_empty) {
+                half.buffer.get_or_insert_with(|| session.worker.requests.take());
+                match ready!(half.poll_fill(context, &mut session.client)) {
+                    Ok(0) if half.kind() == BodyKind::UntilClose => {
                         // The other direction may go on: only this one is over.
-                        let _ = upstream.finish();
-                        request.body.end();
+                        let _ = self.upstream.as_ref().map(|upstream| upstream.finish());
+                        half.end_body();
                         return Poll::Ready(Ok(()));
                     }
                     Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Client)),
-                    Ok(_) => session.deadline.set(timeout),
+                    Ok(count) if half.is_cut() => self.request.discarded_bytes += count,
+                    Ok(_) => {}
                 }
             }
-            match request.body.scan(buffer.filled(), 0, &mut request.pieces) {
-                Ok(covered) => request.covered = covered,
-                Err(reject) => return Poll::Ready(Err(Broken::Request(reject))),
-            }
-            if request.body.is_done() {
-                session.deadline.set(timeouts.response);
+            if let Err(reject) = half.scan() {
+                return Poll::Ready(Err(Broken::Request(reject)));
             }
         }
     }

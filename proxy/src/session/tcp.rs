@@ -1,44 +1,54 @@
 //! A TCP client's connection: bytes both ways, each direction until it ends by itself.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
-    net::SocketAddr,
-    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use rustix::net::{RecvFlags, recv};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    io::Interest,
     time::{Instant, timeout_at},
 };
 
+use super::{attempt::start_connect, attempts::Attempts};
 use crate::{
-    deadline::Deadline,
+    buffer::Shelf,
+    config::{HalfClosed, ProxyVersion},
+    deadline::{Deadline, TICK},
+    dial::poll_connected,
     error::{AttemptFailure, Refusal},
-    limits::ATTEMPTS_COUNT_MAX,
+    half::Half,
+    http1::{Body, Framing},
+    listen::{
+        greet::Way,
+        proxy_header::{V1_UNKNOWN, V2_UNKNOWN, encode_v1, encode_v2},
+    },
+    socket::Socket,
     upstream::Lease,
     worker::Worker,
 };
 
-/// Bytes moved at a time, each way.
-const RELAY_BUFFER_BYTES: usize = 16 * 1024;
-
 /// Serves a client until both directions have ended. `role` is the position of the role in the directory.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
-    (client, peer): (TcpStream, SocketAddr),
+    (mut client, way): (Socket, Option<Way>),
     role: usize,
     role_name: Rc<str>,
 ) {
-    worker.stats.requests.add(1);
-    // Nothing can be told to a client in an unknown protocol: closing is the answer.
-    let key = worker.client_key(role, peer);
-    let (_lease, upstream) = match connect(&worker, role, key).await {
+    let key = worker.client_key(role, way.map(|way| way.source));
+    let connected = tokio::select! {
+        biased;
+        connected = connect(&worker, role, key) => connected,
+        // It gives its place in the queue back.
+        () = gone(&mut client, worker.settings().half_closed) => return worker.stats.clients_gone.add(1),
+    };
+    let (lease, upstream) = match connected {
         Ok(connected) => connected,
+        // Nothing can be told to a client in an unknown protocol: closing is the answer.
         Err(refusal) => {
             worker.stats.note_refusal(refusal);
             tracing::debug!(role = %role_name, ?refusal, "no upstream for a TCP client");
@@ -46,120 +56,188 @@ pub(crate) async fn serve(
         }
     };
     let deadline = poll_fn(|context| Poll::Ready(worker.deadlines.register(context.waker()))).await;
-    let mut ends = Ends { client, upstream, are_whole: false };
-    let relayed = relay(&mut ends.client, &mut ends.upstream, &deadline, worker.settings.timeouts.tunnel);
-    match relayed.await {
-        Ok(()) => ends.are_whole = true,
-        Err(_) => worker.stats.truncated.add(1),
-    }
-}
-
-/// Both sides' connections; they may be dropped at any time.
-struct Ends {
-    client: TcpStream,
-    upstream: TcpStream,
-    /// Each side has got what the other sent.
-    are_whole: bool,
-}
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        for stream in [&self.client, &self.upstream].into_iter().filter(|_| !self.are_whole) {
-            // A reset tells both what a clean end would hide: that what they got is not whole.
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-/// Copies both ways until both directions have ended: one side may close its own long before the other does.
-async fn relay(
-    client: &mut TcpStream,
-    upstream: &mut TcpStream,
-    deadline: &Deadline,
-    timeout: Duration,
-) -> io::Result<()> {
+    let timeout = worker.settings().timeouts.tunnel;
     deadline.set(timeout);
-    let mut client = Timed { stream: client, deadline, timeout };
-    let mut upstream = Timed { stream: upstream, deadline, timeout };
-    let mut copying = pin!(tokio::io::copy_bidirectional_with_sizes(
-        &mut client,
-        &mut upstream,
-        RELAY_BUFFER_BYTES,
-        RELAY_BUFFER_BYTES,
-    ));
-    poll_fn(|context| {
-        if deadline.is_over() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+    let mut tunnel = Tunnel::new(client, upstream, worker.clone());
+    if let Some(header) = proxy_header(&worker, &role_name, way) {
+        // Before the client's first byte; what is added to a message has room for it.
+        let fits = tunnel.request.pieces.add(&header);
+        debug_assert!(fits.is_ok(), "the longest header has 107 bytes");
+    }
+    let ended = poll_fn(|context| match tunnel.poll(context, &deadline, timeout) {
+        // Its node has left: the drain has waited for this client as long as it does, and a database that waits for its clients could
+        // not stop in peace.
+        Poll::Pending if lease.upstream.endpoint.health.is_released() => {
+            Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
         }
-        copying.as_mut().poll(context).map_ok(drop)
+        polled => polled,
+    });
+    if ended.await.is_err() {
+        worker.stats.truncated.add(1);
+    }
+    worker.stats.bytes_in.add(tunnel.request.data_bytes_in());
+    worker.stats.bytes_out.add(tunnel.response.data_bytes_out());
+}
+
+/// What the role's endpoints are told of a client before its first byte.
+fn proxy_header(worker: &Worker, role: &str, way: Option<Way>) -> Option<Vec<u8>> {
+    let settings = worker.settings();
+    let told = settings.edges.send_proxy.iter().find(|told| told.role.as_str() == role)?;
+    Some(match (told.version, way) {
+        (ProxyVersion::V1, Some(way)) => encode_v1(way.source, way.destination),
+        (ProxyVersion::V2, Some(way)) => encode_v2(way.source, way.destination),
+        (ProxyVersion::V1, None) => V1_UNKNOWN.to_vec(),
+        (ProxyVersion::V2, None) => V2_UNKNOWN.to_vec(),
     })
-    .await
 }
 
-/// A stream that arms a deadline anew whenever something moves.
-struct Timed<'a> {
-    stream: &'a mut TcpStream,
-    deadline: &'a Deadline,
-    timeout: Duration,
+/// Both sides' connections; they may be dropped at any time. A direction that waits for bytes holds no buffer.
+struct Tunnel {
+    client: Socket,
+    upstream: Socket,
+    /// From the client to the upstream,
+    request: Half<()>,
+    /// and back.
+    response: Half<()>,
+    worker: Rc<Worker>,
 }
 
-impl AsyncRead for Timed<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+impl Tunnel {
+    fn new(client: Socket, upstream: Socket, worker: Rc<Worker>) -> Self {
+        let half = || {
+            let mut half = Half::default();
+            half.become_tunnel(Body::new(Framing::UntilClose, true));
+            half
+        };
+        Self { client, upstream, request: half(), response: half(), worker }
+    }
+
+    /// Moves what there is both ways; ready when both have ended, for one side may close its own long before the other does.
+    fn poll(
+        &mut self,
         context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
+        deadline: &Deadline,
+        timeout: Duration,
     ) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut *self.stream).poll_read(context, buffer));
-        self.deadline.set(self.timeout);
-        Poll::Ready(read)
+        let shelf = &self.worker.responses;
+        let mut poll_request = |half: &mut Half<()>| {
+            let passes_end = !half.is_cut();
+            poll_way(context, half, (&mut self.client, &mut self.upstream), (shelf, passes_end))
+        };
+        let mut request = poll_request(&mut self.request);
+        if matches!(request, Poll::Ready(Err(_))) && !self.request.is_flushed() {
+            // The upstream takes no more, but may have said why: that comes first, and what the client sends meanwhile is thrown away.
+            self.request.cut();
+            request = poll_request(&mut self.request);
+        }
+        let (request, is_cut) = (request?, self.request.is_cut());
+        // The end of a connection that is broken proves nothing: the client is told by a reset.
+        let sockets = (&mut self.upstream, &mut self.client);
+        let response = poll_way(context, &mut self.response, sockets, (shelf, !is_cut))?;
+        if is_cut && response.is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if request.is_ready() && response.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.request.take_moved() | self.response.take_moved() {
+            deadline.set(timeout);
+        }
+        // After the sockets: what came while the process stood still has come in time.
+        if deadline.is_over() { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     }
 }
 
-impl AsyncWrite for Timed<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut *self.stream).poll_write(context, bytes));
-        self.deadline.set(self.timeout);
-        Poll::Ready(written)
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let is_whole = self.request.has_left() && self.response.has_left();
+        for socket in [&self.client, &self.upstream].into_iter().filter(|_| !is_whole) {
+            // A reset tells both what a clean end would hide: that what they got is not whole.
+            let _ = socket.options().map(|options| options.set_linger(Some(Duration::ZERO)));
+        }
+        for buffer in [self.request.buffer.take(), self.response.buffer.take()].into_iter().flatten() {
+            self.worker.responses.put(buffer);
+        }
     }
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_flush(context)
+/// Moves what there is one way; ready when all of it has left and its end was passed on.
+fn poll_way(
+    context: &mut Context<'_>,
+    half: &mut Half<()>,
+    (from, to): (&mut Socket, &mut Socket),
+    (shelf, passes_end): (&Shelf, bool),
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(half.poll_flush(context, to))?;
+        half.consume();
+        if half.is_done() {
+            return Poll::Ready(Ok(()));
+        }
+        if from.poll_recv_ready(context)?.is_pending() {
+            if let Some(buffer) = half.buffer.take() {
+                shelf.put(buffer);
+            }
+            return Poll::Pending;
+        }
+        half.buffer.get_or_insert_with(|| shelf.take());
+        if ready!(half.poll_fill(context, from))? == 0 {
+            half.end_body();
+            return Poll::Ready(if passes_end { to.finish() } else { Ok(()) });
+        } else {
+            half.scan().map_err(io::Error::other)?;
+        }
     }
+}
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_shutdown(context)
+/// Waits until a client for which there is no upstream yet has gone away. Its bytes stay where they are, so that the look at them
+/// is repeated rather than waited for.
+async fn gone(client: &mut Socket, half_closed: HalfClosed) {
+    loop {
+        let Ok(watched) = client.watch() else { return };
+        let Ok(ready) = watched.ready(Interest::READABLE | Interest::ERROR).await else { return };
+        let is_half_closed = ready.is_read_closed() && half_closed == HalfClosed::Abort;
+        if ready.is_error() || is_half_closed && has_said_nothing(client) {
+            return;
+        }
+        tokio::time::sleep(TICK).await;
     }
+}
+
+/// One that says all it has to say and closes its sending side has a message to deliver: syslog, Graphite, `nc -N`.
+fn has_said_nothing(client: &Socket) -> bool {
+    let peeked = client.call(|socket| recv(socket, &mut [0; 1][..], RecvFlags::PEEK));
+    !matches!(peeked, Ok((1.., _)))
 }
 
 /// Connects to an upstream, trying others while they refuse.
-async fn connect(worker: &Worker, role: usize, key: Option<u64>) -> Result<(Lease, TcpStream), Refusal> {
-    let (timeouts, mut ticket) = (worker.settings.timeouts, None);
-    let mut failed = Vec::new();
+async fn connect(worker: &Worker, role: usize, key: Option<u64>) -> Result<(Lease, Socket), Refusal> {
+    let (timeouts, mut ticket) = (worker.settings().timeouts, None);
+    let mut attempts = Attempts::default();
     loop {
-        let leasing = poll_fn(|context| worker.poll_lease(context, role, (&failed, key), &mut ticket));
+        let leasing =
+            poll_fn(|context| worker.poll_lease(context, role, (attempts.avoid(), key), &mut ticket));
         let leased = timeout_at(Instant::now() + timeouts.queue, leasing).await;
         let lease = leased.map_err(|_| Refusal::QueueTimeout)??;
         worker.stats.connects.add(1);
         let endpoint = &lease.upstream.endpoint;
-        let deadline = Instant::now() + timeouts.connect;
-        let failure = match timeout_at(deadline, TcpStream::connect(endpoint.addr)).await {
-            Ok(Ok(stream)) => {
-                endpoint.health.apply_success();
-                // Latency before throughput: whoever relays cannot know which bytes somebody waits for.
-                let _ = stream.set_nodelay(true);
-                return Ok((lease, stream));
+        let connecting = async {
+            let mut socket = start_connect(&endpoint.addr, worker)?;
+            poll_fn(|context| poll_connected(context, &mut socket)).await?;
+            Ok(socket)
+        };
+        let failure = match timeout_at(Instant::now() + timeouts.connect, connecting).await {
+            Ok(Ok(socket)) => {
+                worker.note_accepted(role, &lease);
+                return Ok((lease, socket));
             }
-            Ok(Err(_)) => AttemptFailure::Connect,
+            Ok(Err(failure)) => failure,
             Err(_) => AttemptFailure::ConnectTimeout,
         };
-        worker.note_failure(role, &lease, failure);
-        failed.push(endpoint.instance);
-        if failed.len() == usize::from(ATTEMPTS_COUNT_MAX) || !worker.take_retry(role) {
-            return Err(failure.refusal());
+        attempts.apply_failure(failure, false, &lease, (role, worker))?;
+        drop(lease);
+        while attempts.is_paused(worker.deadlines.now_ms()) {
+            tokio::time::sleep(TICK).await;
         }
     }
 }

@@ -1,37 +1,91 @@
-//! What an exchange tells the access log of itself, at each of its stages. Without a log there is no record, and a stage costs
-//! one look.
+//! What an exchange tells of itself at its stages: how long it took, and what the access log is to know. Without a log there is no record.
+//! The clock is read three times a request, more often only where it waits or there is a log. Bytes are counted once for each exchange.
 
 use std::time::Instant;
 
 use super::{
+    client::Session,
     exchange::{Exchange, Outcome, Step},
-    http::Session,
+    timing::Timing,
 };
-use crate::log::{
-    Record,
-    record::{End, Tried},
+use crate::{
+    log::{
+        Record,
+        record::{End, Tried},
+    },
+    stats::Phase,
 };
 
 impl Exchange {
-    /// Begins the record of a request whose first bytes may be there.
+    /// A request begins whose first bytes may be there.
     pub(crate) fn begin_record(&mut self, session: &Session) {
-        let started = session.worker.log.as_ref().map(|_| Instant::now());
-        self.record = started.map(|started| Record::new(session.peer, session.role, started));
+        let started = Instant::now();
+        self.timing = Timing::begin(started);
+        self.record = session.worker.log.as_ref().map(|_| Record {
+            scheme: session.client.scheme(),
+            is_http2: session.client.is_http2(),
+            ..Record::new(session.peer, session.role, started)
+        });
     }
 
     /// Takes note of where the last stage has led.
     #[inline]
     pub(super) fn note_step(&mut self, step: &Step, session: &Session) {
+        if self.timing.wait.is_some() {
+            self.end_wait(step, session);
+        }
+        match step {
+            Step::Connect => self.timing.wait = Some((Phase::Connect, Instant::now())),
+            Step::Refuse(_) => self.timing.is_refused = true,
+            Step::Linger | Step::End(_) => self.end_timing(session),
+            Step::Pick | Step::Relay | Step::Rest => {}
+        }
         if self.record.is_some() {
             self.record_step(step, session);
         }
+        if matches!(step, Step::End(_)) {
+            self.count_bytes(session);
+        }
+    }
+
+    /// Takes note that it waits for an upstream.
+    pub(super) fn note_queued(&mut self) {
+        self.timing.wait.get_or_insert_with(|| (Phase::Queue, Instant::now()));
+    }
+
+    fn end_wait(&mut self, step: &Step, session: &Session) {
+        let Some((phase, since)) = self.timing.wait.take() else { return };
+        // A connection that failed says nothing of how long it takes to connect.
+        if phase == Phase::Queue || matches!(step, Step::Relay) {
+            session.worker.note_time(session.role, phase, since.elapsed());
+        }
+    }
+
+    /// Times a request that is over, if it was answered. How long a tunnel stood is no latency.
+    fn end_timing(&mut self, session: &Session) {
+        let Some(started) = self.timing.started.take() else { return };
+        if self.timing.is_refused || (self.is_answered() && !self.is_tunnel()) {
+            let whole = started.elapsed();
+            session.worker.note_time(session.role, Phase::Whole, whole);
+            self.timing.whole = Some(whole);
+        }
+    }
+
+    /// Counts what has moved of the bodies of an exchange that is over.
+    fn count_bytes(&self, session: &Session) {
+        let stats = &session.worker.stats;
+        stats.bytes_in.add(self.request.half.data_bytes_in());
+        stats.bytes_out.add(self.response.half.data_bytes_out());
     }
 
     /// Takes note of the first byte of a response.
     #[inline]
-    pub(super) fn note_first_byte(&mut self) {
+    pub(super) fn note_first_byte(&mut self, session: &Session) {
+        let Some(started) = self.timing.started else { return };
+        let time = started.elapsed();
+        session.worker.note_time(session.role, Phase::FirstByte, time);
         if let Some(record) = &mut self.record {
-            record.phases.first_byte.get_or_insert_with(|| record.started.elapsed());
+            record.phases.first_byte.get_or_insert(time);
         }
     }
 
@@ -40,15 +94,16 @@ impl Exchange {
         match step {
             Step::Pick if record.phases.head.is_some() => record.retries += 1,
             Step::Pick => {
+                record.role = session.role;
                 record.phases.head = Some(record.started.elapsed());
-                record.version = self.request.head.map(|head| head.version);
-                if let Some(buffer) = &self.request.buffer {
+                record.version = self.request.half.head.map(|head| head.version);
+                if let Some(buffer) = &self.request.half.buffer {
                     record.note_line(buffer.filled());
                 }
             }
             Step::Connect | Step::Relay => {
                 let endpoint = self.lease.as_ref().map(|lease| &lease.upstream.endpoint);
-                record.upstream = endpoint.map(|e| Tried { instance: e.instance, addr: e.addr });
+                record.upstream = endpoint.map(|e| Tried { instance: e.id.instance, addr: e.addr.clone() });
                 if matches!(step, Step::Relay) {
                     record.phases.upstream = Some(record.started.elapsed());
                 }
@@ -62,6 +117,7 @@ impl Exchange {
                     record.bytes_out = refusal.reason(&session.role_name).len() as u64;
                 }
             }
+            Step::Rest => {}
             Step::End(Outcome::Abort) => self.end_record(End::Truncated, session),
             Step::Linger | Step::End(_) => self.end_record(End::ClientGone, session),
         }
@@ -75,15 +131,14 @@ impl Exchange {
         if record.method.bytes().is_empty() && !self.has_more() && record.status.is_none() {
             return;
         }
-        let response = &self.response;
+        let response = &self.response.half;
         if !matches!(record.end, End::Refused(_)) {
-            let is_whole = response.body.is_done() && response.pieces.is_written();
-            record.end = if response.head.is_some() && is_whole { End::Done } else { unless_whole };
+            record.end = if self.is_answered() { End::Done } else { unless_whole };
             record.status = response.head.map(|head| head.status);
-            record.bytes_out = response.body.data_bytes();
+            record.bytes_out = response.data_bytes_out();
         }
-        record.bytes_in = self.request.body.data_bytes();
-        record.phases.end = record.started.elapsed();
+        record.bytes_in = self.request.half.data_bytes_in();
+        record.phases.end = self.timing.whole.unwrap_or_else(|| record.started.elapsed());
         let worker = &session.worker;
         if !worker.log.as_ref().is_some_and(|log| log.push(record)) {
             worker.stats.log_dropped.add(1);
@@ -93,7 +148,7 @@ impl Exchange {
     /// Takes the first line of a head that never became one.
     fn note_beheaded(&mut self) {
         let record = self.record.as_mut().filter(|record| record.phases.head.is_none());
-        if let (Some(record), Some(buffer)) = (record, &self.request.buffer) {
+        if let (Some(record), Some(buffer)) = (record, &self.request.half.buffer) {
             record.note_line(buffer.filled());
         }
     }

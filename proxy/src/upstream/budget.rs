@@ -1,13 +1,13 @@
 //! How many retries a role may be given: a share of its recent requests.
 //!
 //! Without a bound, a role that fails because it is overloaded gets up to three times the load for it, and stays so. The bucket is
-//! that of finagle and linkerd: each request pays in a share of a retry, each retry takes out a whole one, whatever its cause,
+//! that of finagle and linkerd: each request pays in a share of a retry, each retry takes out a whole one,
 //! and what was paid in is forgotten after nine to ten seconds. A reserve keeps roles with few requests from having no retries.
 //!
 //! A kill of an upstream is not to use it up. With `r` requests a second of `d` seconds each on three upstreams, `r * d / 3`
 //! are lost at once; the budget is at least `100 + 1.8 * r`. That suffices for requests of up to five seconds at any rate, and for
-//! up to 300 at a time of any length. A refused connection costs a retry like everything else, as it does there and at Envoy: the
-//! first one makes an upstream the last resort, so that there are few of them.
+//! up to 300 at a time of any length. A refused connection costs nothing: it is no load for anybody. Neither does a pooled connection that
+//! the upstream closed just then: the retry goes to one that closes what is idle, and is as well as before.
 
 use std::cell::{Cell, RefCell};
 
@@ -27,7 +27,7 @@ const RETRY_COST: i64 = 100;
 /// The budget of one role at one worker.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    percent: i64,
+    percent: Cell<i64>,
     /// Paid in less taken out, by slot.
     slots: RefCell<[i64; SLOTS_COUNT]>,
     /// The newest slot, counted from the clock's beginning.
@@ -37,12 +37,17 @@ pub(crate) struct Budget {
 impl Budget {
     /// `percent` of the requests may be retried.
     pub(crate) fn new(percent: u8) -> Self {
-        Self { percent: percent.into(), slots: RefCell::default(), newest: Cell::new(0) }
+        Self { percent: Cell::new(percent.into()), slots: RefCell::default(), newest: Cell::new(0) }
+    }
+
+    /// From now on so much of the requests.
+    pub(crate) fn set_percent(&self, percent: u8) {
+        self.percent.set(percent.into());
     }
 
     /// A request came.
     pub(crate) fn apply_request(&self, now_ms: u64) {
-        self.add(self.percent, now_ms);
+        self.add(self.percent.get(), now_ms);
     }
 
     /// Takes a retry out; false if there is none.

@@ -2,45 +2,52 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use feed::{EndpointState, Name, RoleTable};
+use feed::{EndpointId, EndpointState, Name, RoleTable};
 use tokio::sync::{Notify, watch};
 
-use super::{hash::hash, health::Health, queue::Turns};
+use super::{
+    alias::AliasTable,
+    attention::Attention,
+    hash::hash,
+    health::Health,
+    queue::Turns,
+    slots::{Node, Slots},
+};
+use crate::{
+    config::Address,
+    route::{Table, Target},
+    stats::{Answers, Latencies, Times},
+};
 
-/// An endpoint and what is known of it across workers. Aligned to two cache lines, because the counters of neighbours would
-/// otherwise be passed back and forth between cores.
+/// An endpoint and what is known of it across workers.
 #[derive(Debug)]
-#[repr(align(128))]
 pub(crate) struct Endpoint {
-    pub(crate) instance: u64,
+    pub(crate) id: EndpointId,
+    /// Where it listens.
+    pub(crate) addr: Address,
+    pub(crate) node: Name,
     /// Of its name: a node that restarts has the same.
     pub(crate) node_hash: u64,
-    pub(crate) addr: SocketAddr,
     pub(crate) state: EndpointState,
     pub(crate) weight: u16,
-    /// Since when it is ready, in milliseconds since the Unix epoch.
-    pub(crate) since_ms: u64,
     pub(crate) health: Arc<Health>,
 }
 
 impl Endpoint {
-    fn new(listed: &feed::Endpoint, health: Arc<Health>) -> Self {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after 1970")]
-        let since_ms = (listed.since.max(0.0) * 1000.0) as u64;
+    fn new(listed: &feed::Endpoint, addr: Address, health: Arc<Health>) -> Self {
         Self {
-            instance: listed.instance,
+            id: listed.id(),
+            addr,
+            node: listed.node.clone(),
             node_hash: hash(listed.node.as_str().as_bytes()),
-            addr: listed.addr,
             state: listed.state,
             weight: listed.weight,
-            since_ms,
             health,
         }
     }
@@ -62,11 +69,47 @@ pub(crate) struct Listing {
     /// Grows with each publication.
     pub(crate) version: u64,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// The ready ones, to draw from.
+    pub(super) by_weight: AliasTable,
+    /// Which keys the ready ones have, where the role is balanced by keys.
+    pub(super) slots: Option<Slots>,
     /// Those that are listed no more while requests are under way there. They may be listed again: a frozen process thaws.
-    pub(super) gone: Vec<Arc<Endpoint>>,
+    gone: Vec<Arc<Endpoint>>,
 }
 
 impl Listing {
+    /// The endpoints in their order, made ready to be chosen from: once for all workers.
+    pub(super) fn new(
+        version: u64,
+        endpoints: Vec<Arc<Endpoint>>,
+        gone: Vec<Arc<Endpoint>>,
+        is_keyed: bool,
+    ) -> Self {
+        let ready = || endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_ready());
+        let node = |(position, endpoint): (usize, &Arc<Endpoint>)| Node {
+            position,
+            hash: endpoint.node_hash,
+            weight: endpoint.weight,
+        };
+        Self {
+            by_weight: AliasTable::new(ready().map(|(position, endpoint)| (position, endpoint.weight))),
+            slots: is_keyed.then(|| Slots::new(ready().map(node))),
+            version,
+            endpoints,
+            gone,
+        }
+    }
+
+    /// Requests, connections and flows under way, at those that are listed no more, too.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.all().map(|endpoint| u64::from(endpoint.health.in_flight.load(Ordering::Relaxed))).sum()
+    }
+
+    /// Those that are listed, and those that are no more while something is under way there.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.iter().chain(&self.gone)
+    }
+
     /// Whether requests wait where they may wait in vain.
     pub(crate) fn has_stranded(&self) -> bool {
         self.endpoints.iter().chain(&self.gone).any(|e| e.health.is_lost() && e.health.is_in_use())
@@ -77,58 +120,152 @@ impl Listing {
 #[derive(Debug)]
 pub(crate) struct Role {
     pub(crate) name: Name,
+    /// It is balanced by keys.
+    is_keyed: AtomicBool,
     listing: watch::Sender<Arc<Listing>>,
     applied: Vec<AtomicU64>,
     some_applied: Notify,
     pub(super) turns: Arc<Turns>,
+    /// By worker.
+    pub(crate) answers: Vec<Arc<Answers>>,
+    /// By worker, too.
+    pub(crate) times: Vec<Arc<Times>>,
+    pub(crate) latencies: Vec<Arc<Latencies>>,
 }
 
-/// The roles that the listeners name.
+/// Roles by their position in the directory.
+pub(crate) type Roles = Arc<Vec<Arc<Role>>>;
+
+/// Where each route leads.
+pub(crate) type Routes = Arc<Table<Target>>;
+
+/// The roles that the listeners name, and those that claim routes. A role stays where it is once it is there.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    roles: Vec<Arc<Role>>,
+    workers: usize,
+    roles: watch::Sender<Roles>,
+    routes: watch::Sender<Routes>,
+    /// The sidecar has told all that it knows.
+    synced: watch::Sender<bool>,
+    attention: Arc<Attention>,
 }
 
 impl Directory {
-    pub(crate) fn new(names: &[Name], workers: usize) -> Self {
-        let role = |name: &Name| Role {
-            name: name.clone(),
-            listing: watch::Sender::new(Arc::default()),
-            applied: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            some_applied: Notify::new(),
-            turns: Turns::new(workers),
+    /// A directory of these roles for so many workers; those that are keyed have their upstreams found by keys.
+    pub(crate) fn new(names: &[Name], workers: usize, is_keyed: impl Fn(&Name) -> bool) -> Self {
+        let directory = Self {
+            workers,
+            roles: watch::Sender::default(),
+            routes: watch::Sender::new(Arc::new(std::iter::empty().collect())),
+            synced: watch::Sender::new(false),
+            attention: Arc::default(),
         };
-        Self { roles: names.iter().map(role).map(Arc::new).collect() }
+        names.iter().for_each(|name| drop(directory.add(name, is_keyed(name))));
+        directory
     }
 
-    pub(crate) fn roles(&self) -> &[Arc<Role>] {
-        &self.roles
+    pub(crate) fn roles(&self) -> Roles {
+        self.roles.borrow().clone()
     }
 
-    pub(crate) fn role(&self, name: &str) -> Option<&Arc<Role>> {
-        self.roles.iter().find(|role| role.name.as_str() == name)
+    /// The same, and news of more.
+    pub(crate) fn subscribe_roles(&self) -> watch::Receiver<Roles> {
+        self.roles.subscribe()
+    }
+
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.roles.borrow().iter().position(|role| role.name.as_str() == name)
+    }
+
+    pub(crate) fn role(&self, name: &str) -> Option<Arc<Role>> {
+        self.roles.borrow().iter().find(|role| role.name.as_str() == name).cloned()
+    }
+
+    /// Whether somebody wants to know how long answers take.
+    pub(crate) fn attention(&self) -> &Arc<Attention> {
+        &self.attention
+    }
+
+    /// Adds a role behind the others; `is_keyed` if it is balanced by keys.
+    pub(crate) fn add(&self, name: &Name, is_keyed: bool) -> Arc<Role> {
+        let role = Arc::new(Role {
+            name: name.clone(),
+            is_keyed: AtomicBool::new(is_keyed),
+            listing: watch::Sender::new(Arc::default()),
+            applied: (0..self.workers).map(|_| AtomicU64::new(0)).collect(),
+            some_applied: Notify::new(),
+            turns: Turns::new(self.workers),
+            answers: (0..self.workers).map(|_| Arc::default()).collect(),
+            times: (0..self.workers).map(|_| Arc::default()).collect(),
+            latencies: (0..self.workers).map(|_| Arc::default()).collect(),
+        });
+        self.roles.send_modify(|roles| Arc::make_mut(roles).push(role.clone()));
+        role
+    }
+
+    /// Has requests routed by this table from now on. Every worker must know the roles in it.
+    pub(crate) fn publish_routes(&self, routes: Table<Target>) {
+        self.routes.send_replace(Arc::new(routes));
+    }
+
+    pub(crate) fn subscribe_routes(&self) -> watch::Receiver<Routes> {
+        self.routes.subscribe()
+    }
+
+    pub(crate) fn note_synced(&self) {
+        self.synced.send_replace(true);
+    }
+
+    /// Waits until the sidecar has told all that it knows.
+    pub(crate) async fn synced(&self) {
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
     }
 }
 
 impl Role {
     /// Publishes a table: workers will choose by it. Returns its version.
     pub(crate) fn publish(&self, table: &RoleTable) -> u64 {
+        self.publish_at(table, |listed| listed.addr.into())
+    }
+
+    /// The same where endpoints may listen elsewhere than at the addresses of the table.
+    pub(crate) fn publish_at(&self, table: &RoleTable, addr_of: impl Fn(&feed::Endpoint) -> Address) -> u64 {
         let before = self.listing.borrow().clone();
         let version = before.version + 1;
-        let known = before.endpoints.iter().chain(&before.gone).map(|e| ((e.instance, e.addr), e));
+        let known = before.endpoints.iter().chain(&before.gone).map(|e| (e.id, e));
         // By key, because a table may have ten thousand.
         let mut known: HashMap<_, _> = known.collect();
         let mut endpoint = |listed: &feed::Endpoint| {
-            let known = known.remove(&(listed.instance, listed.addr));
-            Arc::new(Endpoint::new(listed, known.map_or_else(Arc::default, |e| e.health.clone())))
+            let known = known.remove(&listed.id());
+            let health = known.map_or_else(Arc::default, |e| e.health.clone());
+            Arc::new(Endpoint::new(listed, addr_of(listed), health))
         };
         let endpoints: Vec<_> = table.endpoints().iter().map(&mut endpoint).collect();
         // Before anybody chooses by the new listing: who then looks at a request that waits must see that it does so in vain.
-        endpoints.iter().for_each(|e| e.health.set_lost(e.state == EndpointState::Suspect));
-        known.values().for_each(|gone| gone.health.set_lost(true));
+        for endpoint in &endpoints {
+            endpoint.health.set_lost(endpoint.state == EndpointState::Suspect);
+            endpoint.health.set_released(false);
+        }
+        for gone in known.values() {
+            gone.health.set_lost(true);
+            gone.health.set_released(gone.state == EndpointState::Draining);
+        }
         let gone = known.into_values().filter(|gone| gone.health.is_in_use()).cloned().collect();
-        self.listing.send_replace(Arc::new(Listing { version, endpoints, gone }));
+        self.send(version, endpoints, gone);
         version
+    }
+
+    /// Has its endpoints found by keys, or no more.
+    pub(crate) fn set_keyed(&self, is_keyed: bool) {
+        if self.is_keyed.swap(is_keyed, Ordering::AcqRel) != is_keyed {
+            let before = self.listing.borrow().clone();
+            self.send(before.version + 1, before.endpoints.clone(), before.gone.clone());
+        }
+    }
+
+    fn send(&self, version: u64, endpoints: Vec<Arc<Endpoint>>, gone: Vec<Arc<Endpoint>>) {
+        let is_keyed = self.is_keyed.load(Ordering::Acquire);
+        self.listing.send_replace(Arc::new(Listing::new(version, endpoints, gone, is_keyed)));
     }
 
     /// Publishes a table and waits until every worker chooses by it.
@@ -155,6 +292,16 @@ impl Role {
         }
     }
 
+    /// The newest listing.
+    pub(crate) fn listing(&self) -> Arc<Listing> {
+        self.listing.borrow().clone()
+    }
+
+    /// Requests that wait for an upstream.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.turns.waiting()
+    }
+
     /// A worker's view of the listings.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Listing>> {
         self.listing.subscribe()
@@ -166,10 +313,11 @@ impl Role {
         self.some_applied.notify_waiters();
     }
 
-    /// Requests and connections under way at an instance.
-    pub(crate) fn in_flight(&self, instance: u64) -> u32 {
+    /// Requests and connections under way at endpoints that drain; who is missing has none.
+    pub(crate) fn in_flight(&self) -> HashMap<EndpointId, u32> {
         let listing = self.listing.borrow();
-        let found = listing.endpoints.iter().find(|e| e.instance == instance);
-        found.map_or(0, |e| e.health.in_flight.load(Ordering::Acquire))
+        let draining = listing.endpoints.iter().filter(|e| e.state == EndpointState::Draining);
+        let count = |e: &Arc<Endpoint>| (e.id, e.health.in_flight.load(Ordering::Acquire));
+        draining.map(count).filter(|(_, in_flight)| *in_flight > 0).collect()
     }
 }

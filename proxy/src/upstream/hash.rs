@@ -1,13 +1,10 @@
-//! The same key goes to the same upstream: rendezvous hashing (highest random weight).
-//!
-//! Each endpoint scores each key, and the highest score has it. No table, no state: when an endpoint goes, its keys alone move, to
-//! the others by weight; when one is spared, so do its keys, until it is back. Endpoints are known by their node's name: one
-//! that restarts, wherever, has its keys again.
+//! The keys by which the same request goes to the same upstream, and how they and the names of nodes are hashed.
 //!
 //! All proxies agree, of whatever version, so the hash is spelled out here. It is not secret: whoever can choose keys can choose
-//! an upstream anyway, by trying.
+//! an upstream anyway, by trying. Whose key it is, is said in [`slots`](super::slots). What is scored here is who has it where a
+//! few looks there find nobody: rendezvous hashing (highest random weight) among all who can.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// FNV-1a, 64 bits.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
@@ -21,6 +18,15 @@ pub(crate) fn client_key(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
         IpAddr::V4(ip) => hash(&ip.octets()),
         IpAddr::V6(ip) => hash(&ip.octets()),
+    }
+}
+
+/// The key of a flow of datagrams: its client with the port, so that flows behind one address are spread.
+pub(crate) fn flow_key(client: SocketAddr) -> u64 {
+    let port = client.port().to_be_bytes();
+    match client.ip().to_canonical() {
+        IpAddr::V4(ip) => hash(&[&ip.octets()[..], &port].concat()),
+        IpAddr::V6(ip) => hash(&[&ip.octets()[..], &port].concat()),
     }
 }
 
@@ -44,7 +50,7 @@ pub(super) fn score(key: u64, node: u64, weight: u16) -> f64 {
 }
 
 /// The finisher of MurmurHash3: every bit of the input moves every bit of the output, which FNV alone does not do for its last bytes.
-fn mix(mut bits: u64) -> u64 {
+pub(super) fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     bits ^ (bits >> 33)
@@ -122,5 +128,9 @@ mod tests {
         let of = |ip: &str| client_key(ip.parse().unwrap());
         assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        let flow_of = |addr: &str| flow_key(addr.parse().unwrap());
+        assert_eq!(flow_of("192.0.2.1:53"), flow_of("[::ffff:192.0.2.1]:53"));
+        assert_ne!(flow_of("192.0.2.1:53"), flow_of("192.0.2.1:54"));
+        assert_eq!(flow_of("192.0.2.1:258"), hash(&[192, 0, 2, 1, 1, 2]), "it never changes");
     }
 }

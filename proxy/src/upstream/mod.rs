@@ -4,11 +4,15 @@
 //! feed ─▶ follow ─▶ Directory ──(watch)──▶ Roster of each worker ─▶ pick ─▶ Lease
 //! ```
 //!
-//! An [`Endpoint`](directory::Endpoint) is shared by all workers: counters only. An [`Upstream`](roster::Upstream) is one
-//! worker's view of it with that worker's idle connections. Both live as long as the instance is listed, so that a
+//! An [`Endpoint`](directory::Endpoint) is shared by all workers: counters only. An [`Upstream`] is one
+//! worker's view of it with that worker's idle connections. Both live as long as the endpoint is listed, so that a
 //! new table costs unchanged upstreams nothing.
 
+pub(crate) mod alias;
+pub(crate) mod attention;
+mod avoided;
 mod budget;
+pub(crate) mod dice;
 pub(crate) mod directory;
 pub(crate) mod follow;
 pub(crate) mod hash;
@@ -16,8 +20,11 @@ pub(crate) mod health;
 pub(crate) mod pick;
 mod pool;
 mod queue;
+mod ramp;
 pub(crate) mod roster;
+mod slots;
 
-pub(crate) use pool::is_quiet;
+pub(crate) use avoided::Avoided;
+pub(crate) use pool::Pool;
 pub(crate) use queue::Ticket;
-pub(crate) use roster::{Lease, Roster, Wanted};
+pub(crate) use roster::{Lease, Roster, Upstream, Wanted};

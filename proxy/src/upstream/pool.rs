@@ -3,57 +3,104 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::{Future, poll_fn},
-    pin::pin,
-    task::Context,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
 };
 
-use tokio::task::coop::unconstrained;
+use tokio::sync::Notify;
 
-use crate::{limits::POOL_IDLE_COUNT_MAX, socket::Socket};
+use crate::{half::Settled, http2::connections::Connections, limits::POOL_IDLE_COUNT_MAX, link::Link};
 
 #[derive(Debug)]
 struct Idle {
-    stream: Socket,
+    link: Link,
     since_ms: u64,
 }
 
 /// The idle connections of one worker to one upstream, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pool {
     idle: RefCell<VecDeque<Idle>>,
+    /// What is spoken there by streams instead.
+    streams: Rc<Connections>,
     closed: Cell<bool>,
+    news: Arc<News>,
+    /// Idle connections wait under it.
+    waker: Waker,
+}
+
+/// Whether something has come on an idle connection of a pool. One for each pool: with one for all, a thousand connections that are closed
+/// one after the other would each have a look at all of them.
+#[derive(Debug)]
+struct News {
+    has_come: AtomicBool,
+    sweeper: Arc<Notify>,
+}
+
+impl Wake for News {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.has_come.swap(true, Ordering::AcqRel) {
+            self.sweeper.notify_one();
+        }
+    }
 }
 
 impl Pool {
+    /// An empty one; whoever waits for `sweeper` is to call [`Pool::sweep_news`].
+    pub(crate) fn new(sweeper: Arc<Notify>) -> Self {
+        let news = Arc::new(News { has_come: AtomicBool::new(false), sweeper });
+        let waker = Waker::from(news.clone());
+        Self { idle: RefCell::default(), streams: Rc::default(), closed: Cell::new(false), news, waker }
+    }
+
     /// Takes the most recent connection that is still good. The caller's task is woken by it from now on.
-    pub(crate) fn take(&self, context: &mut Context<'_>) -> Option<Socket> {
+    pub(crate) fn take(&self, context: &mut Context<'_>) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { mut stream, .. }) = idle.pop_back() {
-            if is_quiet(&mut stream, context) {
-                return Some(stream);
+        while let Some(Idle { mut link, .. }) = idle.pop_back() {
+            if link.is_quiet(context) {
+                return Some(link);
             }
         }
         None
     }
 
-    /// Keeps a connection; `sweeper` is the context of the task that calls [`Pool::sweep`].
-    pub(crate) fn put(&self, mut stream: Socket, now_ms: u64, sweeper: &mut Context<'_>) {
+    /// Keeps a connection.
+    pub(crate) fn put(&self, settled: Settled, now_ms: u64) {
+        let mut link = settled.into_link();
         // Bytes after the response belong to no request: such a connection would answer the next one wrongly.
-        if self.closed.get() || !is_quiet(&mut stream, sweeper) {
+        if self.closed.get() || !link.is_quiet(&mut Context::from_waker(&self.waker)) {
             return;
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() == POOL_IDLE_COUNT_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { stream, since_ms: now_ms });
+        idle.push_back(Idle { link, since_ms: now_ms });
     }
 
     /// Closes what the other side has closed or spoken on unasked, and what has been idle since before `oldest_ms`.
-    pub(crate) fn sweep(&self, oldest_ms: u64, sweeper: &mut Context<'_>) {
-        let is_kept = |idle: &mut Idle| idle.since_ms >= oldest_ms && is_quiet(&mut idle.stream, sweeper);
+    pub(crate) fn sweep(&self, oldest_ms: u64) {
+        // Before the look, so that nothing that comes after it is missed.
+        self.news.has_come.store(false, Ordering::Release);
+        let mut context = Context::from_waker(&self.waker);
+        let is_kept = |idle: &mut Idle| idle.since_ms >= oldest_ms && idle.link.is_quiet(&mut context);
         self.idle.borrow_mut().retain_mut(is_kept);
+        self.streams.sweep(oldest_ms);
+    }
+
+    /// The same where something has come since the last look.
+    pub(crate) fn sweep_news(&self, oldest_ms: u64) {
+        if self.news.has_come.load(Ordering::Acquire) {
+            self.sweep(oldest_ms);
+        }
     }
 
     /// Whether it was closed for good.
@@ -61,17 +108,23 @@ impl Pool {
         self.closed.get()
     }
 
+    /// Connections whose streams are used instead.
+    pub(crate) fn streams(&self) -> &Rc<Connections> {
+        &self.streams
+    }
+
+    /// Closes all, for their descriptors.
+    pub(crate) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+        self.streams.sweep(u64::MAX);
+    }
+
     /// Closes all, and whatever leases still bring back.
     pub(crate) fn close(&self) {
         self.closed.set(true);
-        self.idle.borrow_mut().clear();
+        self.clear();
+        self.streams.close();
     }
-}
-
-/// Neither bytes nor an end have come. No system call: readiness is what the event loop has seen.
-pub(crate) fn is_quiet(stream: &mut Socket, context: &mut Context<'_>) -> bool {
-    // Outside the task's budget: one that is used up makes every socket look quiet, those of the dead and the poisoned too.
-    pin!(unconstrained(poll_fn(|context| stream.poll_recv_ready(context)))).poll(context).is_pending()
 }
 
 #[cfg(test)]
@@ -97,10 +150,10 @@ mod tests {
     async fn the_dead_are_told_from_the_quiet_however_many_there_are() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut context = Context::from_waker(Waker::noop());
-        let (pool, mut peers) = (Pool::default(), Vec::new());
+        let (pool, mut peers) = (Pool::new(Arc::default()), Vec::new());
         for _ in 0..COUNT {
             let (near, far) = pair(&listener).await;
-            pool.put(near.into(), 0, &mut context);
+            pool.put(Settled::unused(near.into()), 0);
             peers.push(far);
         }
         let quiet = peers.pop();
@@ -111,5 +164,24 @@ mod tests {
         near.readable().await.unwrap();
         assert!(pool.take(&mut context).is_some(), "{quiet:?} is alive");
         assert!(pool.take(&mut context).is_none(), "all others are dead");
+    }
+
+    #[tokio::test]
+    async fn news_of_one_pool_are_no_reason_to_look_at_another() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let sweeper = Arc::new(Notify::new());
+        let [closed, quiet] = [(); 2].map(|()| Pool::new(sweeper.clone()));
+        let ((near, far), (other, _quiet)) = (pair(&listener).await, pair(&listener).await);
+        closed.put(Settled::unused(near.into()), 0);
+        quiet.put(Settled::unused(other.into()), 0);
+        drop(far);
+        sweeper.notified().await;
+        let has_news = |pool: &Pool| pool.news.has_come.load(Ordering::Acquire);
+        assert!(has_news(&closed) && !has_news(&quiet));
+        for pool in [&closed, &quiet] {
+            pool.sweep_news(0);
+        }
+        assert_eq!([closed.idle.borrow().len(), quiet.idle.borrow().len()], [0, 1]);
+        assert!(!has_news(&closed));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each worker has a queue for each role, and only the first in it tries for a lease. It is woken when one is given back: that is
 //! the turn of the next worker with a queue, so that none starves beside another that is quicker. Whoever leaves a queue,
-//! with a lease or without, hands the turn on, since there may be room for more. A queue exists only where there is a limit.
+//! with a lease or without, hands the turn on, since there may be room for more. Nobody joins one where there is no limit.
 //!
 //! No turn is lost: whoever joins looks again if nobody else waits, and else somebody who waits has the turn or will get it. What
 //! makes room without a lease being given back (an upstream that is new, or no longer ejected) shows at the next
@@ -41,6 +41,11 @@ impl Turns {
         let workers = (0..workers).map(|_| WorkerTurn::default()).collect();
         Arc::new(Self { waiting: AtomicU32::new(0), workers })
     }
+
+    /// So many wait at all workers.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
 }
 
 /// One worker's queue for one role.
@@ -72,7 +77,7 @@ impl Queue {
 
     /// So many wait at all workers.
     pub(crate) fn waiting(&self) -> u32 {
-        self.turns.waiting.load(Ordering::Relaxed)
+        self.turns.waiting()
     }
 
     /// Joins as the last; None if `waiting_max` wait already.
@@ -105,6 +110,11 @@ impl Queue {
         if let Some(first) = self.waiters.borrow().front() {
             first.waker.wake_by_ref();
         }
+    }
+
+    /// Wakes all: there may be no limit any more.
+    pub(crate) fn wake_all(&self) {
+        self.waiters.borrow().iter().for_each(|waiter| waiter.waker.wake_by_ref());
     }
 
     /// Takes the turns that other workers hand on; never ends.

@@ -1,26 +1,33 @@
 //! One worker's view of a role: its upstreams, and leases on them.
 
 use std::{
-    cell::RefCell,
+    cell::{Ref, RefCell},
     collections::HashMap,
     num::NonZeroU32,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Instant,
 };
 
 use feed::EndpointState;
+use tokio::sync::Notify;
 
 use super::{
+    avoided::Avoided,
     budget::Budget,
+    dice::Dice,
     directory::{Endpoint, Listing, Role},
-    pick::{Dice, Now, Terms, Unpicked, pick},
+    health::Epoch,
+    pick::{Field, Panic, Terms, Unpicked, pick},
     pool::Pool,
     queue::{Queue, Ticket},
+    ramp::Ramp,
 };
 use crate::{
-    config::{Balance, UpstreamRules},
-    error::{AttemptFailure, Refusal},
+    config::{Balance, UpstreamProtocol, UpstreamRules},
+    error::{Fault, Refusal},
+    stats::{Answers, Latencies, Times},
 };
 
 /// An endpoint and this worker's idle connections to it.
@@ -33,18 +40,58 @@ pub(crate) struct Upstream {
 /// The upstreams of one role.
 #[derive(Debug)]
 pub(crate) struct Roster {
-    rules: UpstreamRules,
-    pub(crate) balance: Balance,
-    upstreams: RefCell<Vec<Rc<Upstream>>>,
+    /// The role's name.
+    pub(crate) name: Rc<str>,
+    rules: RefCell<Rc<RoleRules>>,
+    known: RefCell<Known>,
+    panic: Panic,
+    sweeper: Arc<Notify>,
     retries: Budget,
-    /// Where upstreams have a limit.
-    queue: Option<Rc<Queue>>,
+    queue: Rc<Queue>,
+    pub(crate) answers: Arc<Answers>,
+    times: Arc<Times>,
+    pub(crate) latencies: Arc<Latencies>,
+}
+
+/// What holds for the role, until another plan says otherwise.
+#[derive(Debug)]
+struct RoleRules {
+    upstream: UpstreamRules,
+    balance: Balance,
+    protocol: UpstreamProtocol,
+}
+
+impl RoleRules {
+    fn new(rules: &UpstreamRules, role: &str) -> Rc<Self> {
+        let told = rules.balance.iter().find(|told| told.role.as_str() == role);
+        let balance = told.map_or_else(Balance::default, |told| told.balance.clone());
+        let told = rules.protocol.iter().find(|told| told.role.as_str() == role);
+        let protocol = told.map_or_else(UpstreamProtocol::default, |told| told.protocol);
+        Rc::new(Self { upstream: rules.clone(), balance, protocol })
+    }
+
+    /// Most uses of one upstream at a time.
+    fn in_flight_max(&self) -> u32 {
+        self.upstream.upstream_connections_max.map_or(u32::MAX, NonZeroU32::get)
+    }
+}
+
+/// The newest listing, and what this worker has of its endpoints, in their order.
+#[derive(Debug, Default)]
+struct Known {
+    listing: Arc<Listing>,
+    upstreams: Vec<Rc<Upstream>>,
+    ramp: Ramp,
 }
 
 /// One use of an upstream; it counts as in flight until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) upstream: Rc<Upstream>,
+    /// When it was given, as far as the upstream's health is concerned.
+    epoch: Epoch,
+    /// The same, as far as somebody looks at how long answers take.
+    pub(crate) timed_from: Option<Instant>,
     /// Who may wait for it to end.
     queue: Option<Rc<Queue>>,
 }
@@ -52,11 +99,12 @@ pub(crate) struct Lease {
 /// What a request asks of a roster.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
-    /// Instances that failed it before.
-    pub(crate) avoid: &'a [u64],
+    /// Endpoints that failed it before.
+    pub(crate) avoid: &'a Avoided,
     /// By which the choice is made, where the role is balanced so.
     pub(crate) key: Option<u64>,
-    pub(crate) now: Now,
+    /// On the worker's clock.
+    pub(crate) now_ms: u64,
 }
 
 impl Drop for Lease {
@@ -69,60 +117,111 @@ impl Drop for Lease {
 }
 
 impl Roster {
-    /// The roster of a role at the worker of this position.
-    pub(crate) fn new(rules: UpstreamRules, role: &Role, worker: usize) -> Self {
-        let queue = rules.upstream_connections_max.map(|_| Queue::new(role.turns.clone(), worker));
-        let balance = rules.balance.iter().find(|balance| balance.role == role.name);
+    /// The roster of a role at the worker of this position; `sweeper` is told of idle connections that have news.
+    pub(crate) fn new(rules: &UpstreamRules, role: &Role, worker: usize, sweeper: Arc<Notify>) -> Self {
         Self {
-            balance: balance.map_or_else(Balance::default, |found| found.balance.clone()),
+            name: role.name.as_str().into(),
             retries: Budget::new(rules.retry_percent),
-            rules,
-            upstreams: RefCell::default(),
-            queue,
+            panic: Panic::new(rules.eject_panic_percent),
+            rules: RefCell::new(RoleRules::new(rules, role.name.as_str())),
+            known: RefCell::default(),
+            sweeper,
+            queue: Queue::new(role.turns.clone(), worker),
+            answers: role.answers[worker].clone(),
+            times: role.times[worker].clone(),
+            latencies: role.latencies[worker].clone(),
         }
     }
 
-    /// The requests that wait, where upstreams have a limit.
-    pub(crate) fn queue(&self) -> Option<&Rc<Queue>> {
-        self.queue.as_ref()
+    /// From now on these rules hold.
+    pub(crate) fn apply_rules(&self, rules: &UpstreamRules) {
+        self.rules.replace(RoleRules::new(rules, &self.name));
+        self.retries.set_percent(rules.retry_percent);
+        self.panic.set_percent(rules.eject_panic_percent);
+        // There may be no limit any more.
+        self.queue.wake_all();
+    }
+
+    /// By what upstreams are chosen.
+    pub(crate) fn balance(&self) -> Ref<'_, Balance> {
+        Ref::map(self.rules.borrow(), |rules| &rules.balance)
+    }
+
+    /// What its upstreams speak.
+    #[inline]
+    pub(crate) fn protocol(&self) -> UpstreamProtocol {
+        self.rules.borrow().protocol
+    }
+
+    /// The requests that wait; somebody may where upstreams have a limit.
+    pub(crate) fn queue(&self) -> &Rc<Queue> {
+        &self.queue
     }
 
     /// Takes a new listing. Upstreams that may still be chosen keep their idle connections, all others lose them now; one
     /// that is ready again begins anew.
-    pub(crate) fn apply_listing(&self, listing: &Listing) {
-        let mut upstreams = self.upstreams.borrow_mut();
-        let before = std::mem::take(&mut *upstreams);
-        let pools = before.iter().filter(|upstream| !upstream.pool.is_closed());
-        let mut pools: HashMap<_, _> =
-            pools.map(|u| (Arc::as_ptr(&u.endpoint.health), u.pool.clone())).collect();
+    pub(crate) fn apply_listing(&self, listing: &Arc<Listing>, now_ms: u64) {
+        let mut known = self.known.borrow_mut();
+        let before = std::mem::take(&mut *known);
+        let before = before.upstreams.iter().enumerate().map(|(position, upstream)| {
+            let since_ms = before.ramp.since_ms(position);
+            (Arc::as_ptr(&upstream.endpoint.health), (upstream.pool.clone(), since_ms))
+        });
+        let mut before: HashMap<_, _> = before.filter(|(_, (pool, _))| !pool.is_closed()).collect();
         let upstream = |endpoint: &Arc<Endpoint>| {
-            let pool = pools.remove(&Arc::as_ptr(&endpoint.health)).unwrap_or_default();
+            let new = || (Rc::new(Pool::new(self.sweeper.clone())), None);
+            let (pool, since_ms) = before.remove(&Arc::as_ptr(&endpoint.health)).unwrap_or_else(new);
             if endpoint.state == EndpointState::Draining {
                 pool.close();
             }
-            Rc::new(Upstream { endpoint: endpoint.clone(), pool })
+            // A suspect that is ready again has been there all the time.
+            let since_ms = since_ms.or_else(|| endpoint.is_ready().then_some(now_ms));
+            (Rc::new(Upstream { endpoint: endpoint.clone(), pool }), since_ms)
         };
-        *upstreams = listing.endpoints.iter().map(upstream).collect();
-        pools.into_values().for_each(|pool| pool.close());
-        if let Some(queue) = &self.queue {
-            queue.wake_first();
-        }
+        let (upstreams, since_ms): (_, Vec<_>) = listing.endpoints.iter().map(upstream).unzip();
+        *known = Known { listing: listing.clone(), upstreams, ramp: Ramp::new(since_ms.into_iter()) };
+        before.into_values().for_each(|(pool, _)| pool.close());
+        self.panic.forget();
+        self.queue.wake_first();
     }
 
     /// Whether somebody would be chosen now who is as good as any, has room, and keeps nobody waiting.
     pub(crate) fn has_better(&self, wanted: Wanted<'_>) -> bool {
-        let in_flight_max = self.rules.upstream_connections_max.map_or(u32::MAX, NonZeroU32::get);
+        let in_flight_max = self.rules.borrow().in_flight_max();
         let is_better = |e: &Endpoint| {
             let health = &e.health;
             e.is_ready()
                 && !health.is_lost()
-                && !wanted.avoid.contains(&e.instance)
-                && !health.is_refusing(wanted.now.ms)
-                && !health.is_ejected(wanted.now.ms)
+                && !wanted.avoid.contains(e.id)
+                && !health.is_refusing(wanted.now_ms)
+                && !health.is_ejected(wanted.now_ms)
                 && health.in_flight.load(Ordering::Acquire) < in_flight_max
         };
-        self.queue.as_ref().is_none_or(|queue| queue.waiting() == 0)
-            && self.upstreams.borrow().iter().any(|upstream| is_better(&upstream.endpoint))
+        self.queue.waiting() == 0
+            && self.known.borrow().listing.endpoints.iter().any(|endpoint| is_better(endpoint))
+    }
+
+    /// Whether somebody is ready.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.known.borrow().listing.by_weight.len() > 0
+    }
+
+    /// Counts a use of the upstream of this node; none if it is not as good as any, or at its limit.
+    pub(crate) fn lease_of_node(&self, node_hash: u64, wanted: Wanted<'_>) -> Option<Lease> {
+        let known = self.known.borrow();
+        let upstream = known.upstreams.iter().find(|upstream| {
+            let (e, health) = (&upstream.endpoint, &upstream.endpoint.health);
+            e.node_hash == node_hash
+                && e.is_ready()
+                && !wanted.avoid.contains(e.id)
+                && !health.is_refusing(wanted.now_ms)
+                && !health.is_ejected(wanted.now_ms)
+        })?;
+        let lease = self.lease_of(upstream)?;
+        if wanted.avoid.is_empty() {
+            self.retries.apply_request(wanted.now_ms);
+        }
+        Some(lease)
     }
 
     /// Chooses an upstream, or waits for one where all are at their limit; `ticket` is this request's place in the queue.
@@ -133,9 +232,11 @@ impl Roster {
         ticket: &mut Option<Ticket>,
         dice: &mut Dice,
     ) -> Poll<Result<Lease, Refusal>> {
-        let Some(queue) = &self.queue else {
+        if self.rules.borrow().upstream.upstream_connections_max.is_none() {
+            *ticket = None;
             return Poll::Ready(self.lease(wanted, dice).map_err(|_| Refusal::NoUpstream));
-        };
+        }
+        let queue = &self.queue;
         // Whoever comes while others wait, here or at another worker, does not overtake them.
         let mut is_turn = ticket.as_ref().map_or_else(|| queue.waiting() == 0, Ticket::is_first);
         loop {
@@ -152,7 +253,8 @@ impl Roster {
                 ticket.set_waker(context);
                 return Poll::Pending;
             }
-            *ticket = queue.join(context, self.rules.upstream_pending_max.unwrap_or(u32::MAX));
+            let pending_max = self.rules.borrow().upstream.upstream_pending_max;
+            *ticket = queue.join(context, pending_max.unwrap_or(u32::MAX));
             if ticket.is_none() {
                 return Poll::Ready(Err(Refusal::QueueFull));
             }
@@ -161,34 +263,41 @@ impl Roster {
         }
     }
 
-    fn lease(&self, wanted: Wanted<'_>, dice: &mut Dice) -> Result<Lease, Unpicked> {
-        let upstreams = self.upstreams.borrow();
-        let endpoint = |i: usize| &*upstreams[i].endpoint;
-        let in_flight_max = self.rules.upstream_connections_max.map_or(u32::MAX, NonZeroU32::get);
-        let mut terms = Terms {
-            avoid: wanted.avoid,
-            key: wanted.key,
-            in_flight_max,
-            panic_percent: self.rules.eject_panic_percent,
-            now: wanted.now,
-        };
+    /// Counts a use of this upstream; none if it is at its limit.
+    pub(crate) fn lease_of(&self, upstream: &Rc<Upstream>) -> Option<Lease> {
+        let epoch = upstream.endpoint.health.begin(self.rules.borrow().in_flight_max())?;
+        Some(self.leased(upstream, epoch))
+    }
+
+    /// Chooses an upstream and counts a use of it.
+    pub(crate) fn lease(&self, wanted: Wanted<'_>, dice: &mut Dice) -> Result<Lease, Unpicked> {
+        let known = self.known.borrow();
+        let field = Field { listing: &known.listing, ramp: &known.ramp, panic: &self.panic };
+        let in_flight_max = self.rules.borrow().in_flight_max();
+        let mut terms = Terms { avoid: wanted.avoid, key: wanted.key, in_flight_max, now_ms: wanted.now_ms };
         loop {
-            let chosen = match pick(endpoint, upstreams.len(), &terms, dice) {
+            let chosen = match pick(field, &terms, dice) {
                 // Waiting for another one than the last would hold up all those behind.
                 Err(Unpicked::Full) if !terms.avoid.is_empty() => {
-                    terms.avoid = &[];
+                    terms.avoid = Avoided::NOBODY;
                     continue;
                 }
-                chosen => &upstreams[chosen?],
+                chosen => &known.upstreams[chosen?],
             };
             // Another worker may have taken the last one since the look.
-            if chosen.endpoint.health.begin(in_flight_max) {
+            if let Some(epoch) = chosen.endpoint.health.begin(in_flight_max) {
                 if wanted.avoid.is_empty() {
-                    self.retries.apply_request(wanted.now.ms);
+                    self.retries.apply_request(wanted.now_ms);
                 }
-                return Ok(Lease { upstream: chosen.clone(), queue: self.queue.clone() });
+                return Ok(self.leased(chosen, epoch));
             }
         }
+    }
+
+    fn leased(&self, upstream: &Rc<Upstream>, epoch: Epoch) -> Lease {
+        let is_limited = self.rules.borrow().upstream.upstream_connections_max.is_some();
+        let queue = is_limited.then(|| self.queue.clone());
+        Lease { upstream: upstream.clone(), epoch, timed_from: None, queue }
     }
 
     /// Whether a request that failed may be sent to another upstream; counts as done.
@@ -196,45 +305,83 @@ impl Roster {
         self.retries.take(now_ms)
     }
 
-    /// An attempt at an upstream failed.
-    pub(crate) fn apply_failure(&self, endpoint: &Endpoint, failure: AttemptFailure, now_ms: u64) {
-        match failure {
-            AttemptFailure::Connect => endpoint.health.apply_refused(now_ms),
-            AttemptFailure::ConnectTimeout => self.eject(endpoint, now_ms),
-            // It had accepted: whether it is still there is for the next connection to find out.
-            AttemptFailure::Closed => {}
+    /// Something failed that is the upstream's to answer for.
+    pub(crate) fn apply_fault(&self, lease: &Lease, fault: Fault, now_ms: u64) {
+        let health = &lease.upstream.endpoint.health;
+        let rules = self.rules.borrow().clone();
+        let rules = &rules.upstream;
+        let failures_max = match fault {
+            Fault::Refused => return health.apply_refused(lease.epoch, now_ms),
+            Fault::AcceptTimeout => return self.eject(lease, now_ms),
+            Fault::ServerError => rules.eject_5xx,
+            Fault::Closed | Fault::ResponseTimeout | Fault::Truncated | Fault::Malformed => {
+                // Whoever wants 5xx responses counted wants no more of what is worse.
+                let either = NonZeroU32::new(rules.eject_failures).into_iter().chain(rules.eject_5xx);
+                either.min()
+            }
+        };
+        if failures_max.is_some_and(|max| health.apply_failure(lease.epoch, max.get())) {
+            self.eject(lease, now_ms);
         }
     }
 
-    /// An upstream answered with this status.
-    pub(crate) fn apply_status(&self, endpoint: &Endpoint, status: u16, now_ms: u64) {
-        match self.rules.eject_5xx {
-            Some(errors_max) if (500..600).contains(&status) => {
-                if endpoint.health.apply_error(errors_max.get()) {
-                    self.eject(endpoint, now_ms);
-                }
-            }
-            _ => endpoint.health.apply_success(),
+    /// A response with this status came whole.
+    pub(crate) fn apply_response(&self, lease: &Lease, status: u16) {
+        if !self.is_error(status) {
+            self.apply_success(lease);
         }
+    }
+
+    /// The head of a response came.
+    pub(crate) fn apply_status(&self, lease: &Lease, status: u16, now_ms: u64) {
+        let tally = &lease.upstream.endpoint.health.tally;
+        if let Some(from) = lease.timed_from {
+            let us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
+            tally.note_time(us);
+            self.times.note(us);
+        }
+        if status >= 500 {
+            tally.note_failure();
+        }
+        if self.is_error(status) {
+            self.apply_fault(lease, Fault::ServerError, now_ms);
+        }
+    }
+
+    /// A connection was accepted that is not asked for more, or a request answered.
+    pub(crate) fn apply_success(&self, lease: &Lease) {
+        if lease.upstream.endpoint.health.apply_success(lease.epoch) {
+            self.panic.forget();
+        }
+    }
+
+    fn is_error(&self, status: u16) -> bool {
+        status >= 500 && self.rules.borrow().upstream.eject_5xx.is_some()
     }
 
     /// Ejects, unless too many are already. Two workers may do so at the same moment: the panic threshold covers that.
-    fn eject(&self, endpoint: &Endpoint, now_ms: u64) {
-        let upstreams = self.upstreams.borrow();
-        let all = upstreams.iter().map(|u| &*u.endpoint).filter(|e| e.is_ready());
+    fn eject(&self, lease: &Lease, now_ms: u64) {
+        let health = &*lease.upstream.endpoint.health;
+        let known = self.known.borrow();
+        let all = known.listing.endpoints.iter().filter(|e| e.is_ready());
         let is_other_ejected =
-            |e: &&Endpoint| !std::ptr::eq(&*e.health, &*endpoint.health) && e.health.is_ejected(now_ms);
+            |e: &&Arc<Endpoint>| !std::ptr::eq(&*e.health, health) && e.health.is_ejected(now_ms);
         let others = all.clone().filter(is_other_ejected).count();
-        if others == 0 || (others + 1) * 100 <= all.count() * usize::from(self.rules.eject_percent_max) {
-            endpoint.health.eject(now_ms);
+        if others == 0
+            || (others + 1) * 100 <= all.count() * usize::from(self.rules.borrow().upstream.eject_percent_max)
+        {
+            health.eject(lease.epoch, now_ms);
+            self.panic.forget();
         }
     }
 
     /// The idle connections of all upstreams.
     pub(crate) fn for_each_pool(&self, mut visit: impl FnMut(&Pool)) {
-        self.upstreams.borrow().iter().for_each(|upstream| visit(&upstream.pool));
+        self.known.borrow().upstreams.iter().for_each(|upstream| visit(&upstream.pool));
     }
 }
 
+#[cfg(test)]
+mod shares;
 #[cfg(test)]
 mod tests;

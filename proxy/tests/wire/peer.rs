@@ -53,12 +53,39 @@ pub(crate) enum End {
     Broken,
 }
 
+/// What a peer makes of dates that it receives: the proxy dates what came without one, and no script knows what time it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dates {
+    /// They are bytes like any others.
+    Kept,
+    /// Their lines are not there.
+    Hidden,
+    /// Each reads `now`.
+    Shown,
+}
+
+/// The line of a date, and the CR LF before it.
+const DATE_LINE: &[u8] = b"\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+
+/// How such a line begins.
+const DATE_NAME: &[u8] = b"\r\nDate: ";
+
+/// How it is shown.
+const DATE_SHOWN: &[u8] = b"\r\nDate: now\r\n";
+
 #[derive(Debug)]
-pub(crate) struct Peer(TcpStream);
+pub(crate) struct Peer {
+    stream: TcpStream,
+    dates: Dates,
+    /// What was read and not received yet.
+    read: Vec<u8>,
+    /// How much of that was searched for dates.
+    searched: usize,
+}
 
 impl Peer {
     /// `patience` bounds each read and write: whoever needs longer has failed.
-    pub(crate) fn new(stream: TcpStream, patience: Duration) -> Result<Self, String> {
+    pub(crate) fn new(stream: TcpStream, patience: Duration, dates: Dates) -> Result<Self, String> {
         let setup = || {
             stream.set_nonblocking(false)?;
             stream.set_nodelay(true)?;
@@ -66,13 +93,13 @@ impl Peer {
             stream.set_write_timeout(Some(patience))
         };
         setup().map_err(|error| format!("socket: {error}"))?;
-        Ok(Self(stream))
+        Ok(Self { stream, dates, read: Vec::new(), searched: 0 })
     }
 
     /// Sends. Whether it arrives is seen by what is answered: a refusal may come before the last byte.
     pub(crate) fn send(&mut self, bytes: &[u8], split: Split) {
         for segment in split.segments(bytes) {
-            if self.0.write_all(segment).is_err() {
+            if self.stream.write_all(segment).is_err() {
                 return;
             }
             if !matches!(split, Split::Whole) {
@@ -81,60 +108,109 @@ impl Peer {
         }
     }
 
+    /// Reads once; 0 at the end.
+    fn fill(&mut self) -> std::io::Result<usize> {
+        let mut bytes = [0; 16 * 1024];
+        let count = self.stream.read(&mut bytes)?;
+        self.read.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    /// How much of what was read can be received: not the beginning of what may become a date.
+    fn receivable(&mut self) -> usize {
+        while self.dates != Dates::Kept {
+            let rest = &self.read[self.searched..];
+            let Some(at) = rest.windows(DATE_NAME.len()).position(|part| part == DATE_NAME) else {
+                let begun = (3..DATE_NAME.len()).rfind(|length| rest.ends_with(&DATE_NAME[..*length]));
+                self.searched = self.read.len() - begun.unwrap_or(rest.len().min(2));
+                return self.read.len() - begun.unwrap_or(0);
+            };
+            let at = self.searched + at;
+            let end = at + DATE_LINE.len();
+            if end > self.read.len() {
+                return at;
+            }
+            let shown: &[u8] = if self.dates == Dates::Shown { DATE_SHOWN } else { b"\r\n" };
+            self.read.splice(at..end, shown.iter().copied());
+            self.searched = at + shown.len() - 2;
+        }
+        self.read.len()
+    }
+
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        self.searched = self.searched.saturating_sub(count);
+        self.read.drain(..count).collect()
+    }
+
     /// Reads exactly what is expected.
     pub(crate) fn receive(&mut self, expected: &[u8]) -> Result<(), String> {
-        let mut seen = vec![0; expected.len()];
-        let mut count = 0;
-        while count < expected.len() {
-            match self.0.read(&mut seen[count..]) {
-                Ok(0) => return Err(differs(expected, &seen[..count], "then it was closed")),
-                Ok(more) => count += more,
-                Err(error) => return Err(differs(expected, &seen[..count], &reading(&error))),
+        loop {
+            let count = self.receivable().min(expected.len());
+            let seen = &self.read[..count];
+            if seen != &expected[..count] {
+                return Err(differs(expected, seen, ""));
             }
-            if seen[..count] != expected[..count] {
-                return Err(differs(expected, &seen[..count], ""));
+            if count == expected.len() {
+                self.take(count);
+                return Ok(());
+            }
+            match self.fill() {
+                Ok(0) => return Err(differs(expected, &self.read, "then it was closed")),
+                Ok(_) => {}
+                Err(error) => return Err(differs(expected, &self.read, &reading(&error))),
             }
         }
-        Ok(())
     }
 
     /// Reads a response with a Content-Length and returns its status and the rest of it.
     pub(crate) fn receive_response(&mut self) -> Result<(u16, String), String> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            match self.0.read(&mut byte) {
-                Ok(0) => return Err(format!("closed after {:?}", text(&head))),
-                Ok(_) => head.push(byte[0]),
-                Err(error) => return Err(format!("{} after {:?}", reading(&error), text(&head))),
+        let head = loop {
+            let count = self.receivable();
+            if let Some(end) = self.read[..count].windows(4).position(|part| part == b"\r\n\r\n") {
+                break self.take(end + 4);
             }
-        }
+            match self.fill() {
+                Ok(0) => return Err(format!("closed after {:?}", text(&self.read))),
+                Ok(_) => {}
+                Err(error) => return Err(format!("{} after {:?}", reading(&error), text(&self.read))),
+            }
+        };
         let head = text(&head);
         let status = head.get(9..12).and_then(|status| status.parse().ok());
         let length = head.split("\r\n").find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok());
-        let mut body = vec![0; length.unwrap_or(0)];
-        self.0
-            .read_exact(&mut body)
-            .map_err(|error| format!("{}: {}", text(head.as_bytes()), reading(&error)))?;
+        let length = length.unwrap_or(0);
+        while self.receivable() < length {
+            match self.fill() {
+                Ok(0) => return Err(format!("closed after {:?}", text(&self.read))),
+                Ok(_) => {}
+                Err(error) => return Err(format!("{}: {}", text(head.as_bytes()), reading(&error))),
+            }
+        }
+        let body = self.take(length);
         Ok((status.ok_or_else(|| format!("no response: {head:?}"))?, head + &text(&body)))
     }
 
     /// Waits for the end of what the other side sends; returns what came before.
     pub(crate) fn receive_end(&mut self) -> Result<(End, Vec<u8>), String> {
-        let mut rest = Vec::new();
-        match self.0.read_to_end(&mut rest) {
-            Ok(_) => Ok((End::Closed, rest)),
-            Err(error) if is_reset(&error) => Ok((End::Broken, rest)),
-            Err(error) => Err(format!("no end: {error}, after {:?}", text(&rest))),
-        }
+        let end = loop {
+            match self.fill() {
+                Ok(0) => break End::Closed,
+                Ok(_) => {}
+                Err(error) if is_reset(&error) => break End::Broken,
+                Err(error) => return Err(format!("no end: {error}, after {:?}", text(&self.read))),
+            }
+        };
+        self.receivable();
+        let rest = self.take(self.read.len());
+        Ok((end, rest))
     }
 
     pub(crate) fn half_close(&mut self) -> Result<(), String> {
-        self.0.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))
+        self.stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))
     }
 
     pub(crate) fn reset(self) -> Result<(), String> {
-        let lingering = socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+        let lingering = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         lingering.map_err(|error| format!("linger: {error}"))
     }
 }

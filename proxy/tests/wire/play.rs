@@ -10,18 +10,22 @@ use std::{
 use clap::Parser as _;
 use proxy::{
     Proxy,
-    config::{Args, FixedTable, Listen},
+    config::{Args, FixedTable, Given, Listen, Protocol},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    peer::{End, Peer, Split, text},
+    peer::{Dates, End, Peer, Split, text},
     script::{Act, Endpoint, Script, Step},
+    sealed::Trust,
 };
 
 /// How long a proxy may take to stop, however busy the machine is.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The hosts of all scripts, which the certificate of a sealed one must be for.
+const HOSTS: [&str; 6] = ["a", "b", "app", "a.b", "role", "::1"];
 
 #[derive(clap::Parser)]
 struct Flags {
@@ -37,6 +41,8 @@ struct Stage {
     stopped: (mpsc::Sender<()>, mpsc::Receiver<()>),
     patience: Duration,
     split: Split,
+    /// What clients see of the dates that the proxy adds.
+    dates: Dates,
     peers: HashMap<String, Peer>,
     /// Connections whose name another one has: what comes on them counts to the end.
     former: Vec<Peer>,
@@ -44,30 +50,51 @@ struct Stage {
 
 /// Plays a script; `patience` bounds each of its steps.
 pub(crate) fn play(script: &Script, split: Split, patience: Duration) -> Result<(), String> {
+    play_by(script, split, None, patience)
+}
+
+/// The same with clients that are sealed on their way.
+pub(crate) fn play_sealed(script: &Script, seed: u64, patience: Duration) -> Result<(), String> {
+    let split = if script.is_split { Split::Random(seed) } else { Split::Whole };
+    play_by(script, split, Some(&Trust::new(&HOSTS)), patience)
+}
+
+fn play_by(script: &Script, split: Split, trust: Option<&Trust>, patience: Duration) -> Result<(), String> {
     let socket = |error: std::io::Error| format!("socket: {error}");
     let listener = TcpListener::bind((own_ip(), 0)).map_err(socket)?;
     SockRef::from(&listener).set_read_timeout(Some(patience)).map_err(socket)?;
     let (addrs, _held) = endpoints(&script.upstreams, &listener).map_err(socket)?;
     let listen: Listen = format!("http://{}:0=app", own_ip()).parse()?;
     let flags = Flags::try_parse_from(["proxy"].into_iter().chain(script.flags.split_whitespace()));
-    let proxy = Proxy::start(Args {
-        listen: vec![Listen { protocol: script.protocol, ..listen.clone() }],
-        feed: "/nonexistent".into(),
-        upstream: vec![FixedTable { role: listen.role, addrs }],
+    let protocol = if trust.is_some() { Protocol::Https } else { script.protocol };
+    let certificate = trust.map(|trust| Ok::<_, String>(vec![trust.pair().parse()?])).transpose()?;
+    let given = Given {
+        listen: Some(vec![Listen { protocol, ..listen.clone() }]),
+        certificate,
+        feed: Some("/nonexistent".into()),
+        upstream: Some(vec![FixedTable {
+            role: listen.role.ok_or("a role")?,
+            addrs: addrs.into_iter().map(Into::into).collect(),
+        }]),
         workers: Some(1),
-        timeouts: script.timeouts,
-        half_closed: script.half_closed,
-        clients_max: 100,
-        ..flags.map_err(|error| error.to_string())?.args
-    });
+        timeouts: Some(script.timeouts),
+        half_closed: Some(script.half_closed),
+        clients_max: Some(100),
+        ..flags.map_err(|error| error.to_string())?.args.given
+    };
+    let proxy = Proxy::start(&Args { given, ..Args::default() });
     let proxy = proxy.map_err(|error| format!("{error:#}"))?;
+    let addr = *proxy.addrs().first().ok_or("the proxy does not listen")?;
     let mut stage = Stage {
         listener,
-        addr: *proxy.addrs().first().ok_or("the proxy does not listen")?,
+        addr: trust.map_or(addr, |trust| {
+            trust.seal_to(addr, "a", script.is_split.then_some(script.steps.len() as u64))
+        }),
         proxy: Some(proxy),
         stopped: mpsc::channel(),
         patience,
         split,
+        dates: script.dates,
         peers: HashMap::new(),
         former: Vec::new(),
     };
@@ -117,6 +144,10 @@ impl Stage {
         match &step.act {
             Act::New => return self.connect(&step.peer),
             Act::None => return self.check_nobody(),
+            Act::Pause(time) => {
+                std::thread::sleep(*time);
+                return Ok(());
+            }
             Act::Stop => {
                 self.stop();
                 return Ok(());
@@ -149,7 +180,7 @@ impl Stage {
             },
             Act::End(ends, without) => check_end(peer.receive_end()?, ends, without.as_deref()),
             Act::HalfClose => peer.half_close(),
-            Act::Close | Act::Reset | Act::New | Act::None | Act::Stop => Ok(()),
+            Act::Close | Act::Reset | Act::New | Act::None | Act::Stop | Act::Pause(_) => Ok(()),
         }
     }
 
@@ -170,12 +201,12 @@ impl Stage {
 
     /// A client connects; an upstream takes the proxy's next connection.
     fn connect(&mut self, name: &str) -> Result<(), String> {
-        let stream = if name.starts_with("client") {
-            TcpStream::connect(self.addr).map_err(|error| format!("connect: {error}"))?
+        let (stream, dates) = if name.starts_with("client") {
+            (TcpStream::connect(self.addr).map_err(|error| format!("connect: {error}"))?, self.dates)
         } else {
-            self.listener.accept().map_err(|error| format!("no connection: {error}"))?.0
+            (self.listener.accept().map_err(|error| format!("no connection: {error}"))?.0, Dates::Kept)
         };
-        let peer = Peer::new(stream, self.patience)?;
+        let peer = Peer::new(stream, self.patience, dates)?;
         self.former.extend(self.peers.insert(name.to_owned(), peer));
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! Scripts as text, and as steps.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use proxy::config::{HalfClosed, Protocol, Timeouts};
+use proxy::config::{GivenTimeouts, HalfClosed, Protocol};
 
-use crate::peer::End;
+use crate::peer::{Dates, End};
 
 /// A claim and the bytes that show it.
 #[derive(Debug, Clone)]
@@ -12,12 +12,15 @@ pub(crate) struct Script {
     /// File, line, claim and case.
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
-    pub(crate) timeouts: Timeouts,
+    pub(crate) timeouts: GivenTimeouts,
     pub(crate) half_closed: HalfClosed,
     /// Flags of the command line that have no line of their own.
     pub(crate) flags: String,
     pub(crate) upstreams: Vec<Endpoint>,
     pub(crate) is_split: bool,
+    /// It is played through TLS, too.
+    pub(crate) is_sealed: bool,
+    pub(crate) dates: Dates,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -56,6 +59,8 @@ pub(crate) enum Act {
     None,
     /// The proxy is asked to stop.
     Stop,
+    /// Nothing happens for so long: of timeouts it is shown that they are *not* over.
+    Pause(Duration),
 }
 
 /// The scripts of all files of a folder.
@@ -100,6 +105,8 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
         flags: String::new(),
         upstreams: vec![Endpoint::Live],
         is_split: true,
+        is_sealed: true,
+        dates: Dates::Hidden,
         steps: Vec::new(),
     };
     let (mut title, mut cases, mut steps) = ("", Vec::new(), Vec::new());
@@ -111,7 +118,9 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
             Some(("protocol", "tcp")) => script.protocol = Protocol::Tcp,
             Some(("half-closed", "keep")) => script.half_closed = HalfClosed::Keep,
             Some(("flags", value)) => value.clone_into(&mut script.flags),
+            Some(("dates", "shown")) => script.dates = Dates::Shown,
             Some(("split", "no")) => script.is_split = false,
+            Some(("sealed", "no")) => script.is_sealed = false,
             Some(("upstreams", "none")) => script.upstreams.clear(),
             Some(("upstreams", value)) => {
                 script.upstreams = value.split(' ').map(parse_endpoint).collect::<Result<_, _>>()?;
@@ -158,6 +167,7 @@ fn parse_step(line: usize, text: &str) -> Result<Step, String> {
         "new" => Act::New,
         "none" => Act::None,
         "stop" => Act::Stop,
+        rest if rest.starts_with("pause ") => Act::Pause(feed::time::parse_duration(&rest[6..])?),
         rest => {
             let (end, without) = rest.split_once(" without ").map_or((rest, None), |(e, w)| (e, Some(w)));
             let ends: &[End] = match end {

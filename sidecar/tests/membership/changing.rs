@@ -57,3 +57,18 @@ fn a_node_whose_check_fails_is_in_no_table_until_it_serves_again_and_has_not_fai
     let mut changes = sim.nodes.values().flat_map(|node| &node.changes);
     assert!(changes.all(|m| !is_gone(m)));
 }
+
+#[test]
+fn why_a_check_fails_is_known_everywhere_and_forgotten_when_it_passes() {
+    let mut sim = cluster(58, 4);
+    let told = |sim: &Sim, state: MemberState, check: Option<&str>| {
+        let last = |node: &sim::Node| node.changes.iter().rev().find(|m| m.name.as_str() == "app3").cloned();
+        sim.nodes.values().filter_map(last).all(|m| m.state == state && m.check.as_deref() == check)
+    };
+    sim.input(3, Input::CheckFails(Trouble::Http(404)));
+    sim.run_until(SECOND, |sim| told(sim, MemberState::Unhealthy, Some("HTTP 404")) && all_see(sim, 3));
+    sim.input(3, Input::CheckFails(Trouble::Refused));
+    sim.run_until(SECOND, |sim| told(sim, MemberState::Unhealthy, Some("connection refused")));
+    sim.input(3, Input::Serving(true));
+    sim.run_until(SECOND, |sim| told(sim, MemberState::Ready, None) && all_see(sim, 4));
+}

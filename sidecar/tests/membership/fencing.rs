@@ -47,6 +47,8 @@ fn of_two_living_twins_the_later_has_the_name_until_it_leaves() {
     sim.run_until(SECOND, |sim| all_have(sim, 60));
     sim.run(10 * SECOND);
     assert!(all_have(&sim, 60));
+    let twins = [("app2".to_owned(), vec![addr(2), addr(60)])];
+    assert!(sim.nodes.values().all(|node| node.twins == twins), "everybody tells of them, once");
     sim.input(60, Input::Leave);
     sim.run_until(2 * SECOND, |sim| all_have(sim, 2));
     let mut changes = sim.nodes.values().flat_map(|node| &node.changes);
@@ -66,6 +68,8 @@ fn the_same_name_at_another_address_belongs_to_the_later_start() {
     };
     let took = sim.run_until(2 * SECOND, moved);
     assert!(took < Duration::from_millis(500), "before anybody noticed the death: {took:?}");
+    sim.run(10 * SECOND);
+    assert!(sim.nodes.values().all(|node| node.twins.is_empty()), "a successor is no twin");
 }
 
 #[test]
@@ -88,7 +92,9 @@ fn a_node_that_restarts_with_its_clock_put_back_has_its_name_and_address_again()
         sim.run(Duration::from_millis(50));
         sim.start_behind(HOUR, address, "app2", "app");
         let is_back = |node: &sim::Node| {
-            let at = |e: &feed::Endpoint| e.addr.ip() == addr(address).ip() && e.instance < 1_000_000_000;
+            let at = |e: &feed::Endpoint| {
+                e.addr.ip() == addr(address).ip() && u128::from(e.instance) < sim::WALL.as_millis()
+            };
             node.tables["app"].ready().any(at) && node.ready("app").len() == 6
         };
         let took = sim.run_until(60 * SECOND, |sim| sim.nodes.values().all(is_back));

@@ -168,3 +168,26 @@ fn who_lost_its_only_companion_finds_the_next() {
     let took = sim.run_until(10 * SECOND, |sim| all_see(sim, 1));
     assert!(took < 3 * SECOND, "{took:?}");
 }
+
+#[test]
+fn who_has_found_nobody_is_alone_until_it_has() {
+    let mut sim = Sim::new(290);
+    sim.start(2, "app2", "app");
+    sim.run(2 * SECOND);
+    assert_eq!(last_state(&sim, 2, "app2"), Some(MemberState::Joining));
+    sim.input(2, Input::Alone("no answer".to_owned()));
+    sim.run(SECOND);
+    assert_eq!(last_state(&sim, 2, "app2"), Some(MemberState::Alone));
+    let explain = ToSidecar::Explain { name: "app2".parse().unwrap() };
+    let why = |sim: &mut Sim| {
+        sim.input(2, Input::Question { to: 1, question: explain.clone() });
+        match sim.node(2).replies.last() {
+            Some(feed::FromSidecar::Explained(explanation)) => explanation.alone.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(why(&mut sim).as_deref(), Some("no answer"));
+    sim.start(1, "dnsserver", "dnsserver");
+    sim.run_until(5 * SECOND, |sim| last_state(sim, 1, "app2") == Some(MemberState::Ready));
+    assert_eq!(why(&mut sim), None);
+}

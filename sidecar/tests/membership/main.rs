@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bursts;
 mod changing;
 mod failing;
 mod fencing;
 mod joining;
 mod leaving;
+mod provoking;
 mod questions;
 #[path = "../sim/mod.rs"]
 #[expect(dead_code, reason = "the simulator serves other tests, too")]
@@ -15,10 +17,10 @@ mod sim;
 use std::{collections::BTreeMap, time::Duration};
 
 use feed::{
-    Tags, ToSidecar,
+    Endpoint, EndpointId, Tags, ToSidecar,
     frame::{Member, MemberState},
 };
-use sidecar::{input::Input, lifeline::Peer};
+use sidecar::cluster::{input::Input, peer::Peer, trouble::Trouble};
 use sim::{Sim, addr};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use feed::{
     event::{Answer, Outcome, PAYLOAD_BYTES_MAX, Query, Tally},
     frame::Wait,
 };
-use sidecar::{input::Input, query::Asked};
+use sidecar::cluster::{input::Input, query::Asked};
 
 use crate::{SECOND, cluster, sim::Sim};
 
@@ -362,7 +362,7 @@ mod believing {
 
         let dead = sim.node(1).tables["app"].endpoints()[0].instance;
         sim.kill(2);
-        sim.input(3, Input::Dead(sidecar::lifeline::Peer { addr: crate::addr(2), instance: dead }));
+        sim.input(3, Input::Dead(sidecar::cluster::peer::Peer { addr: crate::addr(2), instance: dead }));
         sim.run(SECOND);
         let failed = explained(&mut sim, 3, "app2");
         assert_eq!((failed.evidence, failed.member.state), (Evidence::Lifeline, MemberState::Failed));
@@ -378,6 +378,7 @@ mod believing {
         sim.run(SECOND);
         let twins = explained(&mut sim, 1, "app2").twins;
         assert_eq!(twins.iter().map(|twin| twin.addr).collect::<Vec<_>>(), [crate::addr(2)]);
+        assert_eq!(explained(&mut sim, 2, "app2").twins, twins, "the one that is set aside knows it, too");
         sim.input(60, Input::Leave);
         sim.run(SECOND);
         let drain = explained(&mut sim, 60, "app2").drain.unwrap();

@@ -11,15 +11,19 @@ use std::{
 use feed::{Endpoint, EndpointState, FromSidecar, Name, RoleTable, Tags, event::UserEvent, frame::Member};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sidecar::{
-    advert::Follows,
-    effect::Effect,
-    input::Input,
-    member_id::MemberId,
-    membership::{Config, Membership, SyncTurn},
-    packet::DATAGRAM_BYTES_MAX,
-    query::{Asked, QueryId},
-    seal::SEAL_BYTES,
+    cluster::{
+        advert::Follows,
+        effect::Effect,
+        input::Input,
+        member_id::MemberId,
+        membership::{Config, Membership, SyncTurn},
+        query::{Asked, QueryId},
+    },
+    wire::packet::{DATAGRAM_BYTES_MAX, SEAL_BYTES},
 };
+
+/// What the clocks show when a simulation begins.
+pub(crate) const WALL: Duration = Duration::from_secs(1_800_000_000);
 
 /// One way through the simulated network, at least and at most.
 const DELAY_US: std::ops::Range<u64> = 100..2_000;
@@ -38,7 +42,7 @@ enum Delivery {
 
 /// A node and what an observer beside it has seen.
 pub(crate) struct Node {
-    membership: Membership,
+    pub(crate) membership: Membership,
     started: Duration,
     /// By which its clock has jumped.
     ahead: Duration,
@@ -46,6 +50,8 @@ pub(crate) struct Node {
     due: Option<Duration>,
     pub(crate) tables: BTreeMap<Name, RoleTable>,
     pub(crate) changes: Vec<Member>,
+    /// Names with several claims that it told of, and where those are.
+    pub(crate) twins: Vec<(String, Vec<SocketAddr>)>,
     pub(crate) drained: Option<(Duration, Vec<Name>)>,
     pub(crate) left: bool,
     pub(crate) in_touch: bool,
@@ -121,6 +127,15 @@ fn gossip_addr(endpoint: &Endpoint) -> SocketAddr {
     (endpoint.addr.ip(), endpoint.gossip_port).into()
 }
 
+/// Traffic to strangers.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outside {
+    pub(crate) datagrams: u64,
+    pub(crate) bytes: u64,
+    /// Exchanges of states that were tried, and lifelines.
+    pub(crate) streams: u64,
+}
+
 /// The cluster.
 pub(crate) struct Sim {
     pub(crate) now: Duration,
@@ -138,6 +153,9 @@ pub(crate) struct Sim {
     pub(crate) duplication: f64,
     /// Bytes of all datagrams and states that were sent.
     pub(crate) bytes_sent: u64,
+    pub(crate) datagrams_sent: u64,
+    /// What was sent to addresses where nobody is.
+    pub(crate) outside: Outside,
     /// Whether nothing comes of a stream.
     pub(crate) streams_fail: bool,
     /// Nodes that no datagram reaches and whose datagrams reach nobody.
@@ -166,6 +184,8 @@ impl Sim {
             loss: 0.0,
             duplication: 0.0,
             bytes_sent: 0,
+            datagrams_sent: 0,
+            outside: Outside::default(),
             streams_fail: false,
             deaf: BTreeSet::new(),
             cut: BTreeSet::new(),
@@ -188,7 +208,7 @@ impl Sim {
     }
 
     fn start_so(&mut self, at: u16, name: &str, role: &str, behind: Duration, former: Vec<SocketAddr>) {
-        let wall = Duration::from_secs(1_000_000) + self.now - behind;
+        let wall = WALL + self.now - behind;
         let instance = u64::try_from(wall.as_millis()).unwrap();
         let config = Config {
             id: MemberId {
@@ -199,8 +219,10 @@ impl Sim {
                 role: role.parse().unwrap(),
             },
             port: 8080,
+            admin_port: 9790,
             weight: 100,
             tags: Tags::default(),
+            routes: feed::Routes::default(),
             cluster: "default".into(),
             founds: at == 1,
             drain_timeout: Duration::from_secs(6),
@@ -212,6 +234,7 @@ impl Sim {
             due: None,
             tables: BTreeMap::new(),
             changes: Vec::new(),
+            twins: Vec::new(),
             drained: None,
             left: false,
             in_touch: false,
@@ -279,6 +302,11 @@ impl Sim {
         let local = node.local(self.now);
         node.membership.handle(input, local).unwrap();
         self.effects(addr(at));
+    }
+
+    /// A datagram that nobody here sent.
+    pub(crate) fn inject(&mut self, at: u16, datagram: &[u8]) {
+        self.handle(addr(at), Input::Datagram(datagram));
     }
 
     /// Runs for so long.
@@ -398,8 +426,12 @@ impl Sim {
                 Effect::Send { to, bytes } => {
                     assert!(bytes.len() <= DATAGRAM_BYTES_MAX - SEAL_BYTES, "no room for a seal");
                     self.bytes_sent += bytes.len() as u64;
+                    self.datagrams_sent += 1;
                     if let Some(other) = self.nodes.get_mut(&to) {
                         other.offered += 1;
+                    } else {
+                        self.outside.datagrams += 1;
+                        self.outside.bytes += bytes.len() as u64;
                     }
                     if self.deaf.contains(&at) || self.deaf.contains(&to) {
                         continue;
@@ -414,6 +446,7 @@ impl Sim {
                     let message = node.membership.encode_summary();
                     self.send_stream(at, with.addr, message, SyncTurn::First);
                     self.sequence += 1;
+                    self.outside.streams += u64::from(!self.nodes.contains_key(&with.addr));
                     let other = self.nodes.get(&with.addr).filter(|other| !other.frozen);
                     let hangs = other.is_none() || self.streams_fail || self.is_cut(at, with.addr);
                     // A process that has ended refuses, and its host is still there to say so.
@@ -428,7 +461,10 @@ impl Sim {
                     node.apply_tables(tables, &self.started);
                 }
                 // Streams of the simulation do not end by death: what these tests see is SWIM alone.
-                Effect::Lifelines(_) => {}
+                Effect::Lifelines(peers) => {
+                    let outside = peers.iter().filter(|peer| !self.nodes.contains_key(&peer.addr));
+                    self.outside.streams += outside.count() as u64;
+                }
                 Effect::InTouch => {
                     node.in_touch = true;
                     node.knew = node.ready("app");
@@ -441,6 +477,7 @@ impl Sim {
                 }
                 Effect::Change(member) => node.changes.push(member),
                 Effect::Drained { after, held_up_by } => node.drained = Some((after, held_up_by)),
+                Effect::Twins { name, addrs } => node.twins.push((name.to_string(), addrs)),
                 Effect::Left => node.left = true,
             }
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use feed::frame::MemberState;
-use sidecar::input::Input;
+use sidecar::cluster::input::Input;
 
 use super::{Node, Sim, addr};
 

@@ -14,6 +14,7 @@ use crate::support::{
     hello::{hello, is_from},
     length::short_or_long,
     scene::Scene,
+    skip,
     wait::until,
     wrk::Wrk,
 };
@@ -89,7 +90,11 @@ impl Proof {
 
 /// A scene with a network of its own, for a proof.
 fn scene(title: &str) -> Option<Scene> {
-    if Wrk::is_there() { Scene::new(title, true) } else { None }
+    if !Wrk::is_there() {
+        skip::test("wrk");
+        return None;
+    }
+    Scene::new(title, true)
 }
 
 /// The names of fronts and of apps with these numbers.

@@ -6,6 +6,8 @@ pub(crate) mod hello;
 pub(crate) mod length;
 pub(crate) mod load;
 pub(crate) mod scene;
+#[path = "../../support/skip.rs"]
+pub(crate) mod skip;
 #[path = "../../local_cluster/support/wait.rs"]
 pub(crate) mod wait;
 #[path = "../../support/wrk.rs"]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::wait::until;
+use super::{skip, wait::until};
 
 /// Images of this tree, not those that somebody may be running.
 pub(crate) const PREFIX: &str = "concertina-test";
@@ -17,12 +17,10 @@ pub(crate) const PREFIX: &str = "concertina-test";
 /// Docker's patience with a container that is to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Builds the images; false where there is no engine and none is demanded.
+/// Builds the images; false where there is no engine.
 static IMAGES: LazyLock<bool> = LazyLock::new(|| {
     let answers = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).output();
     if !answers.is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "CI has no Docker engine");
-        eprintln!("no Docker engine answers: container tests skipped");
         return false;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/images");
@@ -60,6 +58,7 @@ impl Scene {
     pub(crate) fn new(title: &str, own_network: bool) -> Option<Self> {
         let stage = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
         if !*IMAGES {
+            skip::test("Docker engine that answers");
             return None;
         }
         let tag = format!("ct{}-{title}", std::process::id());
@@ -91,6 +90,20 @@ impl Scene {
             if node == "dnsserver" {
                 self.find_dns();
             }
+        }
+    }
+
+    /// The same for one, with more options.
+    pub(crate) fn run_with(&mut self, node: &str, options: &[&str]) {
+        let (name, image) = (self.container(node), format!("{PREFIX}/{}", role(node)));
+        let own = self.options(node);
+        self.names.push(name.clone());
+        let mut run = vec!["run", "-d", "--name", &name];
+        run.extend(own.iter().map(String::as_str).chain(options.iter().copied()));
+        run.push(&image);
+        docker(&run);
+        if node == "dnsserver" {
+            self.find_dns();
         }
     }
 

@@ -54,8 +54,10 @@ impl Scene {
         let count = short_or_long(12, 32);
         let agents: Vec<Running> =
             (1..=count).map(|n| start(&halves, &place, n, key_file.as_deref())).collect();
-        let all = agents.len();
-        until("all know all", || agents.iter().all(|agent| lines(agent, JOINED).len() == all).then_some(()));
+        let others = agents.len() - 1;
+        until("all know all", || {
+            agents.iter().all(|agent| lines(agent, JOINED).len() == others).then_some(())
+        });
         Some(Self { agents, halves, _place: place, _turn: turn })
     }
 

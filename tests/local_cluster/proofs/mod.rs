@@ -5,7 +5,9 @@ mod alarms;
 mod faults;
 mod lossless;
 mod partition;
+mod postgresql;
 mod restarts;
+mod routes;
 
 use crate::support::length::short_or_long;
 

@@ -1,6 +1,6 @@
 //! A cluster of `concertina up`, for as long as a value lives.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{
     http,
@@ -31,7 +31,11 @@ impl Cluster {
     }
 
     fn up_in_turn(turn: Turn, arguments: &[&str]) -> Self {
-        let place = Place::new();
+        Self::up_at(turn, Place::new(), arguments)
+    }
+
+    /// The same in a place where something is already.
+    pub(crate) fn up_at(turn: Turn, place: Place, arguments: &[&str]) -> Self {
         let mut launcher = launch(&place, arguments);
         let addr = hear_ready(&mut launcher);
         Self { launcher, addr, place, _turn: turn }
@@ -85,5 +89,7 @@ pub(crate) fn launch(place: &Place, arguments: &[&str]) -> Running {
 
 fn hear_ready(launcher: &mut Running) -> SocketAddr {
     let url = launcher.hear("ready http://");
-    url.strip_suffix("/hello").unwrap().parse().unwrap()
+    // Whatever host is to be opened, it is at this machine.
+    let port = url.split('/').next().unwrap().rsplit(':').next().unwrap();
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().unwrap()))
 }

@@ -48,7 +48,12 @@ impl Connection {
     }
 
     pub(crate) fn get(&mut self, path: &str) -> io::Result<Response> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: concertina.test\r\n\r\n");
+        self.get_of("concertina.test", path)
+    }
+
+    /// The same of this host.
+    pub(crate) fn get_of(&mut self, host: &str, path: &str) -> io::Result<Response> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes())?;
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -71,4 +76,9 @@ impl Connection {
 /// One request on a connection of its own.
 pub(crate) fn get(addr: SocketAddr, path: &str) -> io::Result<Response> {
     Connection::open(addr)?.get(path)
+}
+
+/// The same of this host.
+pub(crate) fn get_of(addr: SocketAddr, host: &str, path: &str) -> io::Result<Response> {
+    Connection::open(addr)?.get_of(host, path)
 }

@@ -10,6 +10,9 @@ pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod place;
 pub(crate) mod program;
+pub(crate) mod prometheus;
+#[path = "../../support/skip.rs"]
+pub(crate) mod skip;
 pub(crate) mod turns;
 pub(crate) mod wait;
 #[path = "../../support/wrk.rs"]

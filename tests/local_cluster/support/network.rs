@@ -2,8 +2,9 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::PathBuf,
+    process::Command,
 };
 
 use super::{
@@ -32,7 +33,15 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn claim() -> Self {
-        let turn = Turn::one();
+        Self::claim_in_turn(Turn::one())
+    }
+
+    /// The same while no other test has one.
+    pub(crate) fn claim_alone() -> Self {
+        Self::claim_in_turn(Turn::alone())
+    }
+
+    fn claim_in_turn(turn: Turn) -> Self {
         let (base, claim) = until("a free loopback network", || {
             let [a, b, ..] = RandomState::new().hash_one(()).to_ne_bytes();
             let base = [127, NETWORK_FIRST + a % NETWORKS, b];
@@ -60,9 +69,19 @@ impl Network {
 
     /// Starts a sidecar around a command.
     pub(crate) fn wrap(&self, node: &str, flags: &[String], command: &[&str]) -> Running {
+        self.run(node, self.sidecar(node, flags, command))
+    }
+
+    /// A sidecar around a command.
+    pub(crate) fn sidecar(&self, node: &str, flags: &[String], command: &[&str]) -> Command {
         let mut sidecar = concertina(["sidecar", "--role", role(node), "--node", node]);
         sidecar.args(["--bind", &self.gossip(node), "--port", &SERVICE_PORT.to_string(), "--feed"]);
         sidecar.arg(self.feed(node)).args(flags).arg("--").args(command);
+        sidecar
+    }
+
+    /// Starts it.
+    pub(crate) fn run(&self, node: &str, sidecar: Command) -> Running {
         Running::start(sidecar, self.place.join(format!("{node}.log")))
     }
 
@@ -78,7 +97,7 @@ impl Network {
         run(command)
     }
 
-    fn feed(&self, node: &str) -> PathBuf {
+    pub(crate) fn feed(&self, node: &str) -> PathBuf {
         self.place.join(format!("{node}.sock"))
     }
 
@@ -94,17 +113,28 @@ impl Network {
             "appserver1" => 5,
             "appserver2" => 6,
             "billing1" => 7,
+            "postgres1" => 8,
+            "postgres2" => 9,
+            "coming-a1" => 10,
+            "coming-b1" => 11,
+            "coming-c1" => 12,
+            "sockets1" => 13,
+            "rpc1" => 14,
+            "rpc2" => 15,
             other => panic!("no address for {other}"),
         };
         (ip(self.base, host), SERVICE_PORT).into()
     }
 
-    /// Kills a sidecar and waits until its role is gone with it.
+    /// Kills a sidecar and waits until its role is gone with it, and its place is free. A process that ends loses its
+    /// command line first and its sockets last, so that the list of processes alone says so too early.
     pub(crate) fn kill(&self, node: &str, running: Running) {
         drop(running);
-        let service = self.service(node).to_string();
+        let service = self.service(node);
         until(&format!("no process of {node} is left"), || {
-            (!self.place.processes().iter().any(|process| process.contains(&service))).then_some(())
+            let gone = !self.place.processes().iter().any(|process| process.contains(&service.to_string()));
+            let free = || TcpListener::bind(service).is_ok() && UdpSocket::bind(service).is_ok();
+            (gone && free()).then_some(())
         });
     }
 

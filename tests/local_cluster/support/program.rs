@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::wait::{DEADLINE, look_for, until};
 
@@ -71,11 +71,24 @@ impl Running {
     }
 
     /// The same where nobody reads what it says.
-    pub(crate) fn start_unheard(mut command: Command) -> Self {
+    pub(crate) fn start_unheard(command: Command) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let child = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+        Self::start_into(command, writer, Stdio::null())
+    }
+
+    /// The same with these streams instead of the file.
+    pub(crate) fn start_into(
+        mut command: Command,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
+        let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
         Self { child, log: PathBuf::from("/dev/null"), log_start: 0 }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Everything that it said so far.
@@ -98,6 +111,11 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The same to all of its process group, as a terminal does. It must lead one.
+    pub(crate) fn signal_group(&self, signal: Signal) {
+        kill_process_group(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for its end.

@@ -120,7 +120,9 @@ fn check_client(client: &Side, said: &[Response]) {
 
 /// An answer of the proxy's own.
 fn is_refusal(response: &Response, method: &str) -> bool {
-    let is_status = matches!(response.status, 400 | 405 | 408 | 413 | 414 | 431 | 501..=505);
+    // 200 to OPTIONS that may go no further.
+    let is_status = matches!(response.status, 200 | 400 | 405 | 408 | 413 | 414 | 431 | 501..=505);
     let is_body = method == "HEAD" || response.body.ends_with(b"\n");
-    is_status && response.closes && response.is_plain_text && is_body
+    let is_own = response.status != 200 || method == "OPTIONS";
+    is_status && is_own && response.closes && response.is_plain_text && is_body
 }

@@ -13,7 +13,7 @@ fn heads(start: &'static str) -> impl Strategy<Value = Vec<u8>> {
     let end = || prop_oneof![60 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r"), 1 => Just("\r\n ")];
     let field = prop_oneof![
         16 => "[A-Za-z-]{1,12}:[ \t]{0,2}[ -~]{0,20}[ \t]{0,1}",
-        4 => "(Host|Connection|Upgrade|TE): ?(a|close|keep-alive|upgrade|x, y|X-A)",
+        4 => "(Host|Connection|Upgrade|TE): ?(a|close|keep-alive|upgrade|x, y|X-A|h2c|trailers)",
         1 => "(Content-Length|Transfer-Encoding): ?(0|5|chunked|Chunked|5, 5|)",
         1 => "X-A: [\\x00-\\x7f]{0,6}",
         1 => "[ -~]{0,12}",
@@ -104,13 +104,13 @@ proptest! {
             prop_assert_eq!(&before.line[0], &after.line[0]);
             prop_assert!(before.line[1].ends_with(&after.line[1]) || !before.line[1].starts_with(['/', '*']));
             let (fields, fields_after) = (before.fields, after.fields);
-            // Ours come last: a Host that HTTP/1.0 did without, and the Connection of an upgrade.
+            // Ours come last: a Host that HTTP/1.0 did without or that the target replaces, and Connection with TE.
             let passed = fields_after.iter().take_while(|field| fields.contains(field)).count();
             let mut rest = fields.iter();
             prop_assert!(fields_after[..passed].iter().all(|field| rest.any(|r| r == field)), "in their order");
-            prop_assert!(fields_after[passed..].iter().all(|field| field.0 == "Host" || field.0 == "Connection"));
+            prop_assert!(fields_after[passed..].iter().all(|field| ["Host", "Connection", "TE"].contains(&&*field.0)));
             let names = |name: &str| fields_after.iter().filter(|f| f.0.eq_ignore_ascii_case(name)).count();
-            prop_assert_eq!((names("Host"), names("Connection")), (1, usize::from(head.upgrade)));
+            prop_assert_eq!((names("Host"), names("Connection")), (1, usize::from(head.upgrade || names("TE") == 1)));
         }
     }
 

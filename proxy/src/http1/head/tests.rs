@@ -21,7 +21,12 @@ fn text(pieces: &Pieces, buffer: &[u8]) -> Vec<u8> {
 /// The decision about a request, and what is forwarded of its head.
 pub(super) fn request(input: &[u8]) -> Parsed<RequestHead> {
     let (mut buffer, mut pieces) = (input.to_vec(), Pieces::default());
-    Ok(match parse_request(&mut buffer, Hop::plain("role"), &mut pieces)? {
+    let route = |asked: Asked<'_>| match asked.host {
+        b"nobody.example" => Err(Reject::NoRoute),
+        b"another.example" => Err(Reject::Misdirected),
+        _ => Ok(Hop::plain("role")),
+    };
+    Ok(match parse_routed(&mut buffer, &mut pieces, route)? {
         Parse::Done(head) => Parse::Done((head, text(&pieces, &buffer))),
         Parse::NeedMore => Parse::NeedMore,
     })
@@ -35,8 +40,17 @@ pub(super) fn response(input: &[u8], exchanged: Exchanged<'_>) -> Parsed<Respons
     })
 }
 
-pub(super) const GET: Exchanged<'_> =
-    Exchanged { to_head: false, client: Http11, upgrade: false, keep_alive: true, via: None };
+pub(super) const GET: Exchanged<'_> = Exchanged {
+    to_head: false,
+    client: Http11,
+    upgrade: false,
+    keep_alive: true,
+    is_rest_long: false,
+    via: None,
+    date: None,
+    fields: None,
+    cookie: None,
+};
 
 pub(super) fn accepted<T>(parsed: Parsed<T>) -> (T, Vec<u8>) {
     match parsed {
@@ -115,7 +129,6 @@ fn refused_for(reject: Reject) -> Vec<Vec<u8>> {
         Reject::HostMalformed => {
             whole(&["GET / HTTP/1.1\r\nHost:\r\n\r\n", "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n"])
         }
-        Reject::HostMismatch => lines(&["GET http://b/ HTTP/1.1"]),
         Reject::LengthAndCoding => fields(&["Content-Length: 5\r\nTransfer-Encoding: chunked"]),
         Reject::LengthRepeated => fields(&["Content-Length: 5\r\nContent-Length: 5", "Content-Length: 5, 5"]),
         Reject::LengthMalformed => fields(&["Content-Length:", "Content-Length: +5", "Content-Length: 0x5"]),
@@ -129,13 +142,18 @@ fn refused_for(reject: Reject) -> Vec<Vec<u8>> {
         Reject::Trailer => {
             bodies(&["0\r\n\n", "0\r\nX : y\r\n", &format!("0\r\nX:{}", many("y", TRAILER_BYTES_MAX))])
         }
-        Reject::TrailerForbidden => bodies(&["0\r\nContent-Length: 5\r\n\r\n", "0\r\nhost: b\r\n\r\n"]),
         Reject::BodyTooLarge => {
             let chunked = bodies(&[&format!("{:x}\r\n", BODY_BYTES_MAX + 1)]);
             [chunked, fields(&[&format!("Content-Length: {}", BODY_BYTES_MAX + 1)])].concat()
         }
         Reject::Connect => lines(&["CONNECT a:443 HTTP/1.1"]),
-        Reject::Trace => lines(&["TRACE / HTTP/1.1"]),
+        Reject::Trace => lines(&["TRACE / HTTP/1.1", "TRACE / HTTP/1.1\r\nMax-Forwards: 0"]),
+        Reject::NoRoute => whole(&[
+            "GET / HTTP/1.1\r\nHost: nobody.example\r\n\r\n",
+            "GET http://nobody.example HTTP/1.1\r\nHost: a\r\n\r\n",
+        ]),
+        Reject::Misdirected => whole(&["GET / HTTP/1.1\r\nHost: another.example\r\n\r\n"]),
+        Reject::LastForward => lines(&["OPTIONS / HTTP/1.1\r\nMax-Forwards: 0"]),
     }
 }
 
@@ -147,6 +165,28 @@ fn every_reject_is_given_for_what_it_names_and_none_is_out_of_reach() {
         for input in inputs {
             assert_eq!(reject(&input), Some(expected), "{}", String::from_utf8_lossy(&input));
         }
+    }
+}
+
+#[test]
+fn what_is_asked_for_is_the_same_in_each_form() {
+    for (line, host, target) in [
+        ("GET /a?b HTTP/1.1\r\nHost: x", "x", "/a?b"),
+        ("GET http://y/a?b HTTP/1.1\r\nHost: x", "y", "/a?b"),
+        ("GET http://y HTTP/1.1\r\nHost: x", "y", "/"),
+        ("GET http://y?b HTTP/1.1\r\nHost: x", "y", "/"),
+        ("OPTIONS * HTTP/1.1\r\nHost: x", "x", "*"),
+        ("GET / HTTP/1.0", "", "/"),
+    ] {
+        let mut seen = None;
+        let mut buffer = format!("{line}\r\n\r\n").into_bytes();
+        let parsed = parse_routed(&mut buffer, &mut Pieces::default(), |asked| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            seen = Some((text(asked.host), text(asked.target)));
+            Ok(Hop::plain("role"))
+        });
+        assert!(matches!(parsed, Ok(Parse::Done(_))), "{line}");
+        assert_eq!(seen, Some((host.to_owned(), target.to_owned())), "{line}");
     }
 }
 
@@ -239,6 +279,65 @@ fn a_switch_of_protocols_is_accepted_only_by_who_asked_for_it_and_ends_both_conn
         |version| format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
     assert!(accepted(request(asked("1.1").as_bytes())).0.upgrade);
     assert!(!accepted(request(asked("1.0").as_bytes())).0.upgrade);
+}
+
+#[test]
+fn a_status_of_three_digits_passes_even_if_nobody_knows_it() {
+    for status in [100, 199, 299, 451, 599, 600, 799, 999] {
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\n");
+        let (head, forwarded) = accepted(response(head.as_bytes(), GET));
+        assert_eq!(head.status, status);
+        assert!(forwarded.starts_with(format!("HTTP/1.1 {status} X\r\n").as_bytes()));
+        assert_eq!(head.framing, if status < 200 { Framing::Empty } else { Framing::Length(5) });
+    }
+    for status in ["000", "099", "1000", "60", "6x0"] {
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!(response(head.as_bytes(), GET), Err(Reject::Malformed), "{status}");
+    }
+}
+
+#[test]
+fn only_a_whole_request_line_says_that_a_refused_head_asked_with_head() {
+    for good in [
+        "HEAD / HTTP/1.1\r\n",
+        "HEAD / HTTP/2.0\r\nX",
+        "HEAD http://a/ HTTP/1.1\n",
+        "HEAD /\x7f HTTP/1.9\r\n",
+    ] {
+        assert!(is_head_line(good.as_bytes()), "{good:?}");
+    }
+    for bad in [
+        "",
+        "HEAD ",
+        "HEAD / HTTP/1.1",
+        "HEAD \r\n",
+        "HEAD /\r\n",
+        "HEAD  / HTTP/1.1\r\n",
+        "HEAD / x HTTP/1.1\r\n",
+        "HEAD / HTTP/\r\n",
+        "HEAD of a body\r\n",
+        "head / HTTP/1.1\r\n",
+        "HEADER / HTTP/1.1\r\n",
+        "GET / HTTP/1.1\r\nHEAD / HTTP/1.1\r\n",
+    ] {
+        assert!(!is_head_line(bad.as_bytes()), "{bad:?}");
+    }
+}
+
+#[test]
+fn authentication_of_the_connection_is_seen_on_either_way() {
+    for (field, is_bound) in
+        [("Authorization: NTLM x", true), ("Authorization: Basic x", false), ("X: y", false)]
+    {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
+        assert_eq!(accepted(request(head.as_bytes())).0.is_connection_bound, is_bound, "{field}");
+    }
+    for (field, is_bound) in
+        [("WWW-Authenticate: Negotiate", true), ("WWW-Authenticate: Basic realm=a", false)]
+    {
+        let head = format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n{field}\r\n\r\n");
+        assert_eq!(accepted(response(head.as_bytes(), GET)).0.is_connection_bound, is_bound, "{field}");
+    }
 }
 
 #[test]

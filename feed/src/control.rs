@@ -1,0 +1,314 @@
+//! What the process of a role is asked: a line over a Unix socket beside the feed's.
+//!
+//! ```text
+//! asker ──reload│metrics│load──▶ process ──done│refused, and text──▶ asker
+//! ```
+//!
+//! Its sidecar asks for metrics and load, people have a proxy read its file again. A process that serves no such socket is asked nothing.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::socket::{self, Served, SocketError};
+
+/// Bytes of a question with its end: longer ones are none.
+pub const QUESTION_BYTES_MAX: u64 = 64;
+/// Bytes of an answer: a line for each of some thousand routes or endpoints.
+const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// How long nobody may be there while one process follows another.
+const SUCCESSION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a question may take to come, and an answer to be taken: nobody keeps others from asking.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often to look whether another process is still asked there, or whether there is a sidecar.
+const SERVED_PERIOD: Duration = Duration::from_millis(100);
+const FEED_PERIOD: Duration = Duration::from_secs(1);
+
+/// The user of the process, and nobody else.
+const SOCKET_MODE: u32 = 0o600;
+
+/// What an answer begins with.
+const DONE: &str = "done";
+const REFUSED: &str = "refused";
+
+/// The program that has a file to read again.
+pub const PROXY: &str = "proxy";
+/// The front, which has load to tell as the proxy has.
+pub const FRONT: &str = "front";
+/// Those that count something, by the names of their commands. Several may follow the feed of one sidecar.
+const COUNTING: [&str; 4] = [PROXY, "dns", FRONT, "app"];
+
+/// Where the process of this program is asked whose feed is there.
+pub fn path(feed: &Path, program: &str) -> PathBuf {
+    feed.with_extension(program)
+}
+
+/// What it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// To read its file again, and what is otherwise then.
+    Reload,
+    /// What it has counted, as OpenMetrics.
+    Metrics,
+    /// How much it has to do, as JSON: a list of [`RoleLoad`](crate::report::RoleLoad).
+    Load,
+}
+
+impl Question {
+    /// The line that asks it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reload => "reload",
+            Self::Metrics => "metrics",
+            Self::Load => "load",
+        }
+    }
+
+    /// How long an answer may take: a reload is done in milliseconds, unless the machine is busy; counters are only read.
+    pub fn timeout(self) -> Duration {
+        match self {
+            Self::Reload => Duration::from_secs(30),
+            Self::Metrics => Duration::from_secs(2),
+            Self::Load => Duration::from_millis(500),
+        }
+    }
+}
+
+/// A line that asks nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected `reload`, `metrics` or `load`")]
+pub struct NotAQuestion;
+
+impl FromStr for Question {
+    type Err = NotAQuestion;
+
+    fn from_str(line: &str) -> Result<Self, NotAQuestion> {
+        let all = [Self::Reload, Self::Metrics, Self::Load];
+        all.into_iter().find(|question| question.as_str() == line.trim_end()).ok_or(NotAQuestion)
+    }
+}
+
+/// What it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What was asked.
+    Done(String),
+    /// Why not.
+    Refused(String),
+}
+
+impl Answer {
+    /// As it is sent.
+    pub fn encode(&self) -> String {
+        let (word, text) = match self {
+            Self::Done(text) => (DONE, text),
+            Self::Refused(text) => (REFUSED, text),
+        };
+        format!("{word}\n{text}\n")
+    }
+
+    /// What was sent; none if it is no whole answer.
+    pub fn parse(sent: &str) -> Option<Self> {
+        let (word, text) = sent.split_once('\n')?;
+        let text = text.strip_suffix('\n')?.to_owned();
+        match word {
+            DONE => Some(Self::Done(text)),
+            REFUSED => Some(Self::Refused(text)),
+            _ => None,
+        }
+    }
+}
+
+/// Connects. Between a process that ends after an upgrade and the one that follows it nobody is there for a moment, which people need
+/// not know.
+async fn connect(path: &Path, question: Question) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + SUCCESSION_TIMEOUT;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error)
+                if question == Question::Reload
+                    && Instant::now() < deadline
+                    && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+            {
+                sleep(SUCCESSION_TIMEOUT / 20).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// What the processes whose feed is there have counted, a document each.
+pub async fn metrics(feed: &Path) -> Vec<String> {
+    let answers = join_all(COUNTING.map(|program| ask(feed, program, Question::Metrics))).await;
+    let document = |answer| match answer {
+        Ok(Answer::Done(document)) => Some(document),
+        Ok(Answer::Refused(_)) | Err(_) => None,
+    };
+    answers.into_iter().filter_map(document).collect()
+}
+
+/// Asks the process of this program whose feed is there.
+///
+/// # Errors
+/// None answers there.
+pub async fn ask(feed: &Path, program: &str, question: Question) -> io::Result<Answer> {
+    let asking = async {
+        let mut stream = connect(&path(feed, program), question).await?;
+        stream.write_all(format!("{}\n", question.as_str()).as_bytes()).await?;
+        let mut answer = String::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
+        Answer::parse(&answer).ok_or(io::ErrorKind::UnexpectedEof.into())
+    };
+    timeout(question.timeout(), asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Where a process is asked.
+#[derive(Debug)]
+pub struct Desk(Served);
+
+/// A question, and who waits for its answer.
+#[derive(Debug)]
+pub struct Asked {
+    /// What is asked.
+    pub question: Question,
+    asker: UnixStream,
+}
+
+impl Desk {
+    /// Takes the place of this program's process whose feed is there, as soon as no other has it.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub async fn open(feed: &Path, program: &str) -> Result<Self, SocketError> {
+        loop {
+            match socket::listen(&path(feed, program), SOCKET_MODE).await {
+                // The process that this one follows, until it drains.
+                Err(SocketError::Served) => sleep(SERVED_PERIOD).await,
+                opened => return opened.map(Self),
+            }
+        }
+    }
+
+    /// Waits for the next question. Who asks nothing is told so.
+    pub async fn next(&mut self) -> Asked {
+        loop {
+            let Ok((mut asker, _)) = self.0.listener.accept().await else {
+                sleep(ASK_TIMEOUT).await;
+                continue;
+            };
+            let mut line = String::new();
+            let mut lines = BufReader::new((&mut asker).take(QUESTION_BYTES_MAX));
+            if !matches!(timeout(ASK_TIMEOUT, lines.read_line(&mut line)).await, Ok(Ok(_))) {
+                continue;
+            }
+            match line.parse::<Question>() {
+                Ok(question) => return Asked { question, asker },
+                Err(error) => send(&mut asker, &Answer::Refused(error.to_string())).await,
+            }
+        }
+    }
+}
+
+impl Asked {
+    /// Answers.
+    pub async fn answer(mut self, answer: &Answer) {
+        send(&mut self.asker, answer).await;
+    }
+}
+
+/// Who asked may have gone.
+async fn send(asker: &mut UnixStream, answer: &Answer) {
+    let sending = async {
+        asker.write_all(answer.encode().as_bytes()).await?;
+        asker.shutdown().await
+    };
+    let _ = timeout(ASK_TIMEOUT, sending).await;
+}
+
+/// Tells the sidecar whose feed is there what is counted here, whenever it asks; never ends. Without a sidecar nobody is told anything.
+pub async fn serve_metrics(feed: &Path, program: &str, metrics: impl Fn() -> String) -> Infallible {
+    serve(feed, program, |question| (question == Question::Metrics).then(|| Answer::Done(metrics()))).await
+}
+
+/// Answers the sidecar whose feed is there, whenever it asks what this program can tell; never ends.
+pub async fn serve(feed: &Path, program: &str, answer: impl Fn(Question) -> Option<Answer>) -> Infallible {
+    while !feed.exists() {
+        sleep(FEED_PERIOD).await;
+    }
+    let mut desk = match Desk::open(feed, program).await {
+        Ok(desk) => desk,
+        Err(error) => {
+            let path = path(feed, program);
+            tracing::warn!(path = %path.display(), %error, "nothing that is counted in this process reaches its sidecar");
+            return pending().await;
+        }
+    };
+    loop {
+        let asked = desk.next().await;
+        if let Some(answer) = answer(asked.question) {
+            asked.answer(&answer).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_are_read_as_they_are_written() {
+        for question in [Question::Reload, Question::Metrics, Question::Load] {
+            assert_eq!(format!("{}\n", question.as_str()).parse(), Ok(question));
+            assert!((question.as_str().len() as u64) < QUESTION_BYTES_MAX);
+        }
+        assert_eq!("reload now".parse::<Question>(), Err(NotAQuestion));
+        for answer in [Answer::Done(String::new()), Answer::Refused("two\nlines\n".into())] {
+            assert_eq!(Answer::parse(&answer.encode()), Some(answer));
+        }
+        for cut in ["", "done", "done\n", "done\nhalf", "other\nx\n"] {
+            assert_eq!(Answer::parse(cut), None, "{cut:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_process_beside_a_sidecar_tells_what_it_has_counted_and_only_a_proxy_reloads() {
+        let place = tempfile::tempdir().unwrap();
+        let feed = place.path().join("feed.sock");
+        assert!(metrics(&feed).await.is_empty());
+        std::fs::write(&feed, "").unwrap();
+        let (dns, app) =
+            (serve_metrics(&feed, "dns", || "d".into()), serve_metrics(&feed, "app", || "a".into()));
+        let asking = async {
+            while metrics(&feed).await != ["d", "a"] {
+                sleep(Duration::from_millis(5)).await;
+            }
+            let mut odd = UnixStream::connect(path(&feed, "dns")).await.unwrap();
+            odd.write_all(b"what?\n").await.unwrap();
+            let mut told = String::new();
+            odd.read_to_string(&mut told).await.unwrap();
+            (told, ask(&feed, "dns", Question::Reload).await)
+        };
+        let (told, reload) = tokio::select! {
+            never = dns => match never {},
+            never = app => match never {},
+            answers = asking => answers,
+        };
+        assert_eq!(Answer::parse(&told), Some(Answer::Refused(NotAQuestion.to_string())));
+        assert_eq!(reload.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,189 @@
+//! How many of something there were, and how long they took: counted by one thread, read by any. No lock, no allocation, no clock.
+//!
+//! Times are kept log-linear, as OpenHistogram does it: each decade has buckets of equal width, so that a bucket is at most half as wide
+//! as its times are long, and the bounds that people ask for are bounds of buckets.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::Samples;
+
+/// One number.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// A load and a store, not a locked addition: there is one writer.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// What it has come to.
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is shorter than ten microseconds is not told apart,
+const SHORTEST_NANOS: u64 = 10_000;
+const SHORTEST_EXPONENT: u32 = 4;
+/// nor what is longer than ten seconds, six decades later.
+const DECADES: usize = 6;
+/// Buckets of a decade: up to 1.5, 2.0, 2.5 and so on to 10 times its begin.
+const STEPS: usize = 18;
+/// Those of the decades, one for what is shorter and one for what is longer.
+const BUCKETS: usize = 1 + DECADES * STEPS + 1;
+
+/// Half of the begin of each decade, in nanoseconds.
+const WIDTHS: [u64; DECADES] = [5_000, 50_000, 500_000, 5_000_000, 50_000_000, 500_000_000];
+
+/// The bounds that are served, in nanoseconds and in seconds. Each is the upper bound of a bucket.
+pub const BOUNDS: [(u64, f64); 16] = [
+    (100_000, 0.0001),
+    (250_000, 0.00025),
+    (500_000, 0.0005),
+    (1_000_000, 0.001),
+    (2_500_000, 0.0025),
+    (5_000_000, 0.005),
+    (10_000_000, 0.01),
+    (25_000_000, 0.025),
+    (50_000_000, 0.05),
+    (100_000_000, 0.1),
+    (250_000_000, 0.25),
+    (500_000_000, 0.5),
+    (1_000_000_000, 1.0),
+    (2_500_000_000, 2.5),
+    (5_000_000_000, 5.0),
+    (10_000_000_000, 10.0),
+];
+
+/// How long things took: less than a KiB.
+#[derive(Debug)]
+pub struct Times {
+    /// All together. Microseconds last for half a million years.
+    sum_micros: Counter,
+    buckets: [Counter; BUCKETS],
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { sum_micros: Counter::default(), buckets: std::array::from_fn(|_| Counter::default()) }
+    }
+}
+
+impl Times {
+    /// Adds one.
+    pub fn note(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.sum_micros.add(nanos.saturating_add(500) / 1000);
+        self.buckets[bucket(nanos)].add(1);
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(Counter::read).sum()
+    }
+}
+
+impl Samples<'_> {
+    /// Adds the histogram of what several threads have noted, unless there was nothing.
+    pub fn add_times(&mut self, labels: &[&str], threads: &[&Times]) {
+        let mut served = BOUNDS.map(|(_, seconds)| (seconds, 0));
+        let mut over = 0;
+        for at in 0..BUCKETS {
+            let count: u64 = threads.iter().map(|times| times.buckets[at].read()).sum();
+            match BOUNDS.iter().position(|(nanos, _)| upper(at) <= *nanos) {
+                Some(bound) => served[bound].1 += count,
+                None => over += count,
+            }
+        }
+        if over == 0 && served.iter().all(|(_, count)| *count == 0) {
+            return;
+        }
+        let sum: u64 = threads.iter().map(|times| times.sum_micros.read()).fold(0, u64::wrapping_add);
+        self.add_histogram(labels, &served, over, Duration::from_micros(sum).as_secs_f64());
+    }
+}
+
+/// A time at a bound is below it, as the format has it.
+fn bucket(nanos: u64) -> usize {
+    let below = nanos.saturating_sub(1);
+    if below < SHORTEST_NANOS {
+        return 0;
+    }
+    let decade = (below.ilog10() - SHORTEST_EXPONENT) as usize;
+    let Some(width) = WIDTHS.get(decade) else { return BUCKETS - 1 };
+    // From two to nineteen.
+    1 + decade * STEPS + usize::try_from(below / width).unwrap_or_default().saturating_sub(2).min(STEPS - 1)
+}
+
+/// The longest time in this bucket, in nanoseconds.
+fn upper(bucket: usize) -> u64 {
+    match bucket.checked_sub(1) {
+        None => SHORTEST_NANOS,
+        Some(at) => WIDTHS.get(at / STEPS).map_or(u64::MAX, |width| width * (at % STEPS + 3) as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Exposition, Family};
+
+    static TOOK: Family = Family::histogram("x_seconds", &["a"], "Times.");
+
+    #[test]
+    fn a_time_at_a_buckets_bound_is_in_it_and_one_more_is_in_the_next() {
+        for at in 0..BUCKETS - 1 {
+            assert_eq!((bucket(upper(at)), bucket(upper(at) + 1)), (at, at + 1), "{}", upper(at));
+        }
+        assert_eq!((bucket(0), bucket(u64::MAX)), (0, BUCKETS - 1));
+        assert_eq!((upper(BUCKETS - 2), upper(BUCKETS - 1)), (10_000_000_000, u64::MAX));
+    }
+
+    #[test]
+    fn every_bound_that_is_served_is_one_of_a_bucket_and_what_it_is_called() {
+        for (nanos, seconds) in BOUNDS {
+            assert_eq!(upper(bucket(nanos)), nanos);
+            assert_eq!(Duration::from_secs_f64(seconds), Duration::from_nanos(nanos));
+        }
+        assert!(BOUNDS.is_sorted_by(|a, b| a.0 < b.0));
+    }
+
+    #[test]
+    fn a_bucket_is_at_most_half_as_wide_as_its_times_are_long() {
+        for at in 1..BUCKETS - 1 {
+            let (from, to) = (upper(at - 1), upper(at));
+            assert!(to > from && (to - from) * 2 <= from, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn what_threads_have_noted_is_told_as_one_and_nothing_is_not_told() {
+        let threads = [Times::default(), Times::default()];
+        let mut document = Exposition::default();
+        document.family(&TOOK).add_times(&["none"], &[&threads[0], &threads[1]]);
+        for nanos in [0, 100_000, 100_001, 1_000_000, 3_000_000, 10_000_000_000, 10_000_000_001] {
+            threads[usize::from(nanos > 1_000_000)].note(Duration::from_nanos(nanos));
+        }
+        document.family(&TOOK).add_times(&["some"], &threads.each_ref());
+        let text = document.finish();
+        assert!(!text.contains("none"), "{text}");
+        for line in [
+            "x_seconds_bucket{a=\"some\",le=\"0.0001\"} 2",
+            "x_seconds_bucket{a=\"some\",le=\"0.00025\"} 3",
+            "x_seconds_bucket{a=\"some\",le=\"0.001\"} 4",
+            "x_seconds_bucket{a=\"some\",le=\"0.0025\"} 4",
+            "x_seconds_bucket{a=\"some\",le=\"0.005\"} 5",
+            "x_seconds_bucket{a=\"some\",le=\"10.0\"} 6",
+            "x_seconds_bucket{a=\"some\",le=\"+Inf\"} 7",
+            "x_seconds_sum{a=\"some\"} 20.0042",
+            "x_seconds_count{a=\"some\"} 7",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}: {text}");
+        }
+        assert_eq!(threads[0].count() + threads[1].count(), 7);
+    }
+}

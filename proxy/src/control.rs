@@ -1,0 +1,42 @@
+//! Whoever asks a running proxy something over the socket beside the feed's: to read its file again, what it has counted, or its load.
+//!
+//! All of it is the main thread's: the workers, who have the data, notice nothing of a scrape.
+
+use std::future::pending;
+
+use feed::control::{Answer, Desk, PROXY, Question, path};
+
+use crate::{config::Args, proxy::Proxy};
+
+/// Answers whoever asks, one after another; never ends. A proxy with neither a file nor a sidecar is asked nothing.
+pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
+    if args.config.is_none() && !proxy.has_sidecar() {
+        return pending().await;
+    }
+    let feed = &proxy.plan().fixed.feed;
+    let mut desk = match Desk::open(feed, PROXY).await {
+        Ok(desk) => desk,
+        Err(error) => {
+            tracing::warn!(
+                path = %path(feed, PROXY).display(), %error,
+                "neither metrics nor `concertina proxy reload` reach this proxy; SIGUSR1 and SIGHUP do"
+            );
+            return pending().await;
+        }
+    };
+    loop {
+        let asked = desk.next().await;
+        let answer = match asked.question {
+            Question::Metrics => Answer::Done(proxy.metrics()),
+            Question::Load => Answer::Done(proxy.load()),
+            Question::Reload if args.config.is_none() => {
+                Answer::Refused("it was started without --config, so there is no file to read".to_owned())
+            }
+            Question::Reload => match proxy.reload(args).await {
+                Ok(change) => Answer::Done(change.to_string()),
+                Err(error) => Answer::Refused(format!("{error:#}")),
+            },
+        };
+        asked.answer(&answer).await;
+    }
+}

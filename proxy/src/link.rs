@@ -1,0 +1,235 @@
+//! An exchange's way to its upstream: a socket of its own, or one stream of a connection that other exchanges use, too.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::{self, IoSlice},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use crate::{
+    dial::poll_connected,
+    error::AttemptFailure,
+    socket::Socket,
+    stream::{Memory, Transport},
+};
+
+/// The way.
+#[derive(Debug)]
+pub(crate) enum Link {
+    Plain(Socket),
+    Stream(Box<Streamed>),
+}
+
+// Whoever speaks HTTP/1 to upstreams pays nothing for those that do not.
+const _: () = assert!(size_of::<Link>() <= size_of::<Socket>() + 8);
+
+/// A stream of HTTP/2, as the exchange sees it that uses it: a connection of HTTP/1 in memory.
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    memory: Memory,
+    progress: Rc<Progress>,
+}
+
+/// How far a stream has come, told by whoever serves it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    reached: Cell<Reached>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Reached {
+    #[default]
+    Nothing,
+    /// There is a connection with room for it, which has served others before, or not.
+    Connection {
+        is_reused: bool,
+    },
+    Failed(AttemptFailure),
+    /// The upstream has said that it did not look at it.
+    Unprocessed,
+    /// The upstream has ended it, and not the connection.
+    Reset,
+}
+
+impl Progress {
+    /// There is a connection with room for the stream.
+    pub(crate) fn note_connection(&self, is_reused: bool) {
+        self.set(Reached::Connection { is_reused });
+    }
+
+    /// There is none.
+    pub(crate) fn fail(&self, failure: AttemptFailure) {
+        self.set(Reached::Failed(failure));
+    }
+
+    /// Nobody has looked at the request, and it may be sent to anybody (RFC 9113 8.7).
+    pub(crate) fn note_unprocessed(&self) {
+        self.set(Reached::Unprocessed);
+    }
+
+    /// The upstream has ended the stream alone: that is not the age of a connection.
+    pub(crate) fn note_reset(&self) {
+        self.set(Reached::Reset);
+    }
+
+    fn set(&self, reached: Reached) {
+        self.reached.set(reached);
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    fn poll_connected(&self, context: &Context<'_>) -> Poll<Result<(), AttemptFailure>> {
+        match self.reached.get() {
+            Reached::Nothing => {
+                self.waiter.replace(Some(context.waker().clone()));
+                Poll::Pending
+            }
+            Reached::Connection { .. } | Reached::Unprocessed | Reached::Reset => Poll::Ready(Ok(())),
+            Reached::Failed(failure) => Poll::Ready(Err(failure)),
+        }
+    }
+}
+
+impl Link {
+    /// A stream that somebody serves at the other side of this memory, and tells how far it has come.
+    pub(crate) fn stream(memory: Memory, progress: Rc<Progress>) -> Self {
+        Self::Stream(Box::new(Streamed { memory, progress }))
+    }
+
+    /// A socket of its own, on which the bytes are those that are read and written.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    /// Waits until a connection that was begun is made, well or badly.
+    pub(crate) fn poll_connected(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AttemptFailure>> {
+        match self {
+            Self::Plain(socket) => poll_connected(context, socket),
+            Self::Stream(stream) => stream.progress.poll_connected(context),
+        }
+    }
+
+    /// Its connection was made for another exchange.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Stream(stream) => {
+                matches!(stream.progress.reached.get(), Reached::Connection { is_reused: true })
+            }
+        }
+    }
+
+    /// The upstream has said that it did not look at the request.
+    pub(crate) fn is_unprocessed(&self) -> bool {
+        matches!(self, Self::Stream(stream) if stream.progress.reached.get() == Reached::Unprocessed)
+    }
+
+    /// The upstream has ended the stream, and not its connection.
+    pub(crate) fn is_reset(&self) -> bool {
+        matches!(self, Self::Stream(stream) if stream.progress.reached.get() == Reached::Reset)
+    }
+
+    /// Whether there is something to read, the end included.
+    #[inline]
+    pub(crate) fn poll_recv_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_recv_ready(context),
+            Self::Stream(stream) => stream.memory.poll_recv_ready(context),
+        }
+    }
+
+    /// Neither bytes nor an end have come.
+    pub(crate) fn is_quiet(&mut self, context: &mut Context<'_>) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_quiet(context),
+            Self::Stream(stream) => stream.memory.poll_recv_ready(context).is_pending(),
+        }
+    }
+
+    /// Says that nothing more will be sent.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.finish(),
+            Self::Stream(stream) => {
+                stream.memory.finish();
+                Ok(())
+            }
+        }
+    }
+
+    /// Bytes that were taken and that the other side has not acknowledged.
+    pub(crate) fn unacknowledged_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Plain(socket) => socket.unacknowledged_bytes(),
+            Self::Stream(stream) => Some(stream.memory.unread_bytes()),
+        }
+    }
+
+    /// See [`Socket::make_room`].
+    pub(crate) fn make_room(&self) {
+        if let Self::Plain(socket) = self {
+            socket.make_room();
+        }
+    }
+}
+
+impl From<Socket> for Link {
+    fn from(socket: Socket) -> Self {
+        Self::Plain(socket)
+    }
+}
+
+impl Transport for Link {
+    #[inline]
+    fn poll_recv(&mut self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_recv(context, into),
+            Self::Stream(stream) => stream.memory.poll_recv(context, into),
+        }
+    }
+
+    #[inline]
+    fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_send(context, bytes),
+            Self::Stream(stream) => stream.memory.poll_send(context, bytes),
+        }
+    }
+
+    #[inline]
+    fn poll_send_slices(
+        &mut self,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_send_slices(context, slices),
+            Self::Stream(stream) => stream.memory.poll_send_slices(context, slices),
+        }
+    }
+
+    #[inline]
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn unsent_bytes(&self) -> usize {
+        0
+    }
+
+    #[inline]
+    fn raw(&mut self) -> Option<&mut Socket> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Stream(_) => None,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! How much everybody has to do: asked of one sidecar, which asks the others by a stream each, and only those that can know something.
+//!
+//! Nobody asks by himself: while no one looks, nothing is sent and nothing is counted up.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use feed::{
+    Name,
+    control::{self, Answer, FRONT, PROXY, Question},
+    report::NodeLoad,
+};
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    node::{
+        link::{Link, SharedGate, unix_ms},
+        stream::StreamError,
+    },
+    wire::packet::{Envelope, Kind, PacketError},
+};
+
+/// How long all of them may take.
+const PERIOD_MAX: Duration = Duration::from_secs(1);
+/// Members that are asked at a time.
+const ASKED_COUNT_MAX: usize = 64;
+/// Bytes of one answer as it comes, with envelope and seal: a thousand endpoints and the times of a hundred roles take less than
+/// half of it. All that are asked at a time have room for no more than 64 MiB by that.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of all answers together. Whose answer is beyond that is missing.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What came of asking.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Loads {
+    /// When all of it had come, in milliseconds since the Unix epoch.
+    at_ms: u64,
+    /// What members say of themselves.
+    nodes: Vec<NodeLoad>,
+    /// Who should have said something, and why nothing came.
+    missing: BTreeMap<Name, String>,
+}
+
+/// What a node can say of itself.
+pub(crate) struct Own {
+    pub(crate) node: Name,
+    /// Whom its drain waits for.
+    pub(crate) held_up_by: Option<Vec<Name>>,
+    /// Of its sidecar: beside it, the role's process is asked.
+    pub(crate) feed: PathBuf,
+}
+
+impl Own {
+    /// Asks the role's process, if it can be asked.
+    pub(crate) async fn load(self) -> NodeLoad {
+        NodeLoad { node: self.node, held_up_by: self.held_up_by, roles: roles(&self.feed).await }
+    }
+
+    /// The packet that answers another sidecar.
+    pub(crate) async fn answer(self, envelope: Envelope) -> Vec<u8> {
+        // Names and numbers can all be written.
+        envelope.encode(Kind::Load, &serde_json::to_vec(&self.load().await).unwrap_or_default())
+    }
+}
+
+/// What the consumers whose feed is there have to do. Of one that cannot be asked nothing is known, and of one that says anything else.
+async fn roles(feed: &Path) -> Vec<feed::report::RoleLoad> {
+    let mut roles = Vec::new();
+    for program in [PROXY, FRONT] {
+        if let Ok(Answer::Done(told)) = control::ask(feed, program, Question::Load).await {
+            roles.append(&mut serde_json::from_str(&told).unwrap_or_default());
+        }
+    }
+    roles
+}
+
+/// What one sidecar needs to ask all.
+pub(crate) struct Survey {
+    pub(crate) own: Own,
+    /// The others that are asked.
+    pub(crate) others: Vec<(Name, SocketAddr)>,
+    pub(crate) gate: SharedGate,
+    pub(crate) envelope: Envelope,
+}
+
+impl Survey {
+    /// Asks everybody, and is back in time with what has come by then.
+    pub(crate) async fn take(self) -> Loads {
+        let deadline = Instant::now() + PERIOD_MAX;
+        let Self { own, others, gate, envelope } = self;
+        let mut loads = Loads::default();
+        // Until something came of one.
+        loads
+            .missing
+            .extend(others.iter().map(|(node, _)| (node.clone(), "did not answer in time".to_owned())));
+        let asking = others.iter().map(|(node, addr)| {
+            let (gate, envelope) = (&gate, &envelope);
+            async move { (node, ask(*addr, gate, envelope).await) }
+        });
+        let mut answers = stream::iter(asking).buffer_unordered(ASKED_COUNT_MAX);
+        let mut room = BYTES_MAX;
+        let gathering = async {
+            while let Ok(Some((node, answer))) = timeout_at(deadline, answers.next()).await {
+                let parsed = answer.map_err(|error| format!("did not answer: {error}"));
+                match parsed.and_then(|payload| parse(&payload, &mut room)) {
+                    Ok(load) => {
+                        loads.missing.remove(node);
+                        loads.nodes.push(NodeLoad { node: node.clone(), ..load });
+                    }
+                    Err(why) => drop(loads.missing.insert(node.clone(), why)),
+                }
+            }
+        };
+        let ((), own) = tokio::join!(gathering, own.load());
+        drop(answers);
+        loads.at_ms = unix_ms();
+        loads.nodes.push(own);
+        loads.nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        loads
+    }
+}
+
+fn parse(payload: &[u8], room: &mut usize) -> Result<NodeLoad, String> {
+    *room = room.checked_sub(payload.len()).ok_or("said more than there is room for")?;
+    serde_json::from_slice(payload).map_err(|_| "said what is no load".to_owned())
+}
+
+async fn ask(member: SocketAddr, gate: &SharedGate, envelope: &Envelope) -> Result<Vec<u8>, StreamError> {
+    let mut link = Link::dialled(TcpStream::connect(member).await?, member, gate).await?;
+    link.send(envelope.encode(Kind::Load, &[])).await?;
+    let packet = link.receive_within(ANSWER_BYTES_MAX).await?;
+    match envelope.parse(&packet)? {
+        (Kind::Load, payload) => Ok(payload.to_vec()),
+        (kind, _) => Err(StreamError::Packet(PacketError::Kind(kind as u8))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::wire::{access::Access, gate::Gate};
+
+    #[test]
+    fn what_a_member_says_is_a_load_or_nothing_and_all_of_them_have_a_limit() {
+        let told = br#"{"node":"proxy1","held_up_by":["p2"]}"#;
+        let mut room = told.len();
+        assert_eq!(parse(told, &mut room).unwrap().held_up_by.unwrap().len(), 1);
+        assert_eq!(room, 0, "at the limit");
+        assert!(parse(told, &mut room).unwrap_err().contains("room"));
+        for wrong in [&b""[..], b"{", b"[]", b"\xff", br#"{"node":"-"}"#, br#"{"node":"a","roles":[{}]}"#] {
+            assert!(parse(wrong, &mut 100).is_err(), "{wrong:?}");
+        }
+    }
+
+    fn gate(addr: SocketAddr) -> SharedGate {
+        Rc::new(RefCell::new(Gate::new("default", addr, Access::default(), None, [0; 16])))
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_answer_may_have_a_mebibyte_and_a_longer_one_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (asker, answerer): (Name, Name) = ("app1".parse().unwrap(), "proxy1".parse().unwrap());
+        let envelope = Envelope::new("default");
+        for (packet_bytes, missing) in [
+            (ANSWER_BYTES_MAX, BTreeMap::new()),
+            (ANSWER_BYTES_MAX + 1, BTreeMap::from([(answerer.clone(), "did not answer: too long".into())])),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let mut packet = envelope.encode(Kind::Load, br#"{"node":"proxy1"}"#);
+            packet.resize(packet_bytes, b' ');
+            let answering = async {
+                let (stream, from) = listener.accept().await.unwrap();
+                let mut link = Link::accepted(stream, from.ip(), &gate(addr)).await.unwrap();
+                link.receive().await.unwrap();
+                // Who is told too much hangs up in the middle of it.
+                let _ = link.send(packet).await;
+            };
+            let survey = Survey {
+                own: Own { node: asker.clone(), held_up_by: None, feed: dir.path().join("feed.sock") },
+                others: vec![(answerer.clone(), addr)],
+                gate: gate("127.0.0.1:1".parse().unwrap()),
+                envelope,
+            };
+            let (loads, ()) = tokio::join!(survey.take(), answering);
+            assert_eq!(loads.nodes.len() + missing.len(), 2, "{loads:?}");
+            assert_eq!(loads.missing, missing);
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn of_a_role_that_cannot_be_asked_nothing_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let node: Name = "app1".parse().unwrap();
+        let own = Own { node: node.clone(), held_up_by: None, feed: dir.path().join("feed.sock") };
+        assert_eq!(own.load().await, NodeLoad { node, held_up_by: None, roles: Vec::new() });
+    }
+}
