@@ -6,11 +6,15 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use tempfile::TempDir;
 
-use super::wait::{DEADLINE, look_for, until};
+use super::wait::{DEADLINE, look_for};
+
+/// Longest that a process is on its way out: one of which only the first thread has ended is so for ever.
+const ENDING_TIME: Duration = Duration::from_secs(2);
 
 /// See the module. It must be dropped after what runs there.
 #[derive(Debug)]
@@ -69,7 +73,7 @@ fn processes_about(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
         // Whose it is cannot be seen any more, and until it is over it may hold sockets and files.
-        until(&format!("the end of {}", process.display()), || (!is_ending(&process)).then_some(()));
+        let _ = look_for(ENDING_TIME, || (!is_ending(&process)).then_some(()));
         // Other users' processes cannot be read, and are not ours. Processes that have ended have no command line.
         let read = |name| fs::read(process.join(name)).unwrap_or_default();
         let command_line = read("cmdline");
