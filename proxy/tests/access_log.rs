@@ -14,7 +14,7 @@ use proxy::{Args, Proxy};
 use serde_json::Value;
 
 /// How long a step may take before it has failed, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
 struct Flags {

@@ -53,7 +53,7 @@ use proxy::config::Protocol;
 use script::Script;
 
 /// How long a step may take before it has failed, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same where it is known that it will fail.
 const PATIENCE_WITH_THE_WRONG: Duration = Duration::from_secs(1);

@@ -180,8 +180,14 @@ impl Cluster {
     /// Kills a node without warning.
     pub(super) async fn kill_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
         let kind = self.known(name)?;
-        signal_all(self.pid(kind)?, Signal::KILL)?;
+        let pid = self.pid(kind)?;
+        let role = processes::role(pid);
+        signal_all(pid, Signal::KILL)?;
         self.ended(kind).await;
+        // It is nobody's child any more, and may hold its port for a moment longer.
+        if let Some(role) = role {
+            processes::end_leftovers(role).await;
+        }
         tell(format!("{name} killed"));
         // While it is listed, it would be counted as one that is started next.
         self.visible(&self.services_of(&[kind]), &|_| {}).await?;

@@ -43,7 +43,7 @@ fn the_time_from_a_change_to_its_application_is_counted() {
     let count = times["count"].as_u64().unwrap();
     let buckets = times["at_most_ms"].as_object().unwrap().values();
     assert!(count >= 1 && buckets.map(|n| n.as_u64().unwrap()).sum::<u64>() == count, "{stats}");
-    assert!(times["sum_ms"].as_u64().unwrap() < count * 1000, "on one machine, with one clock: {stats}");
+    assert!(times["sum_ms"].as_u64().unwrap() < count * 20_000, "on one machine, with one clock: {stats}");
 }
 
 #[test]

@@ -96,8 +96,12 @@ fn who_has_another_key_or_none_stays_outside_and_is_counted_and_named_once() {
         until("several drops", || (dropped(&cluster, cause) >= 3).then_some(()));
         drop(stranger);
         assert!(!cluster.order("members --node dnsserver").contains("stranger"));
-        let log = fs::read_to_string(cluster.place.join("dnsserver.log")).unwrap();
-        assert_eq!(log.matches(&format!("cause=\"{cause}\"")).count(), 1, "{log}");
+        let told = || {
+            let log = fs::read_to_string(cluster.place.join("dnsserver.log")).unwrap();
+            log.matches(&format!("cause=\"{cause}\"")).count()
+        };
+        until("it is named", || (told() > 0).then_some(()));
+        assert_eq!(told(), 1, "{cause}");
     }
     assert_eq!(cluster.hello().status, 200);
 }

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::support::{
     cluster::{Cluster, launch},
+    network::Network,
     place::Place,
     program::{Ended, Running, concertina, run},
     turns::Turn,
@@ -111,8 +112,9 @@ fn a_taken_directory_or_port_is_refused_in_one_line_that_names_it() {
 
 #[test]
 fn of_two_clusters_that_start_at_once_on_one_port_one_is_refused() {
-    let (_turn, places) = (Turn::one(), [Place::new(), Place::new()]);
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    // Where no third one looks for a port.
+    let (network, places) = (Network::claim(), [Place::new(), Place::new()]);
+    let free = network.service("proxyserver");
     let start = |place: &Place| {
         let mut command =
             concertina(["up", "--front", "0", "--app", "0", "--listen", &free.to_string(), "--dir"]);

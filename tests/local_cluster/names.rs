@@ -11,7 +11,8 @@ use simple_dns::{RCODE, TYPE};
 use crate::support::{
     cluster::Cluster,
     dns::{Over, ask},
-    wait::{look_for, until},
+    undisturbed,
+    wait::until,
 };
 
 /// Longest that a node which has stopped may still be found.
@@ -83,7 +84,7 @@ fn a_stopped_node_has_no_name_within_a_second() {
     let mut names = Names::up(&["--front", "2"]);
     let front1 = names.ip("frontserver1").to_string();
     names.cluster.order("node stop frontserver2");
-    let gone = look_for(GONE_TIMEOUT, || {
+    let gone = undisturbed::look_for(GONE_TIMEOUT, || {
         let role = ask(names.server, Over::Udp, "frontserver", TYPE::A);
         let node = ask(names.server, Over::Udp, "frontserver2", TYPE::A);
         (role == found([&front1]) && node.0 == RCODE::NameError).then_some(())
@@ -107,7 +108,7 @@ fn a_dnsserver_that_comes_back_knows_everybody_within_seconds_and_is_joined_thro
             let ready = names.cluster.run("wait --role dnsserver --node dnsserver");
             (ready.code == Some(0)).then_some(())
         });
-        let known = look_for(RETURN_TIMEOUT, || {
+        let known = undisturbed::look_for(RETURN_TIMEOUT, || {
             (ask(names.server, Over::Udp, "frontserver1", TYPE::A) == found([&front1])).then_some(())
         });
         assert!(known.is_some(), "{end}: frontserver1 is not found {RETURN_TIMEOUT:?} after the return");

@@ -36,7 +36,11 @@ fn a_proxy_reads_its_file_again_when_it_is_asked_or_signalled_and_says_what_chan
     let (proxyserver, path) = start(&network);
     await_redirect(&network, "/first");
     write(&network, &path, "/second");
-    let reloaded = network.ask("proxyserver", "proxy reload");
+    // It serves a moment before it can be asked.
+    let reloaded = until("the proxy is asked", || {
+        let asked = network.ask("proxyserver", "proxy reload");
+        (!asked.stderr.contains("no proxy answers at")).then_some(asked)
+    });
     assert_eq!((reloaded.code, reloaded.stdout.as_str()), (Some(0), "~ route /\n"), "{}", reloaded.stderr);
     await_redirect(&network, "/second");
     std::fs::write(&path, listen(&network) + "[[route]]\nmatch = '/'\nrole = 'a'\nrolle = 'b'\n").unwrap();

@@ -186,19 +186,23 @@ fn a_session_resumes_at_any_proxy_of_a_cluster_with_keys_after_a_crash_a_restart
 fn a_session_resumes_elsewhere_through_the_end_of_an_epoch() {
     const EPOCH_MS: u128 = 6000;
     let edges = Edges::start(&key(), "6s");
-    let into_epoch = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() % EPOCH_MS;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let sleep_until = |at: u128| {
-        let left = (EPOCH_MS + at - into_epoch()) % EPOCH_MS;
-        sleep(Duration::from_millis(u64::try_from(left).unwrap()));
+        sleep(Duration::from_millis(u64::try_from(at.saturating_sub(now())).unwrap()));
     };
-    sleep_until(EPOCH_MS - 1500);
-    for version in VERSIONS {
-        edges.hello(1, version, "late", None);
-    }
-    sleep_until(100);
-    for version in VERSIONS {
-        assert!(edges.hello(2, version, "unused", Some("late")), "{version}");
-    }
+    until("an epoch's end between two looks", || {
+        let next = (now() / EPOCH_MS + 1) * EPOCH_MS;
+        sleep_until(next - 1500);
+        for version in VERSIONS {
+            edges.hello(1, version, "late", None);
+        }
+        let is_late = now() < next;
+        sleep_until(next + 100);
+        let resumed = VERSIONS.map(|version| edges.hello(2, version, "unused", Some("late")));
+        // A machine that is too busy for the end of this epoch sees the next one.
+        let is_in_time = is_late && now() < next + EPOCH_MS;
+        is_in_time.then(|| assert_eq!(resumed, [true; 2], "{VERSIONS:?}"))
+    });
 }
 
 #[test]

@@ -263,8 +263,11 @@ fn upgrades_lose_no_request_of_clients_with_a_connection_for_each() {
 fn freeze(process: Pid) {
     kill_process(process, Signal::STOP).unwrap();
     until("it stands still", || {
-        let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).unwrap();
-        status.contains("State:\tT").then_some(())
+        // With all of its threads, of which one may still be about to accept.
+        let threads = fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).unwrap();
+        let status =
+            |thread: io::Result<fs::DirEntry>| fs::read_to_string(thread.unwrap().path().join("status"));
+        { threads }.all(|thread| status(thread).is_ok_and(|s| s.contains("State:\tT"))).then_some(())
     });
 }
 
@@ -410,14 +413,14 @@ fn a_new_program_that_does_not_serve_leaves_the_old_process_serving() {
     let scene = Scene::start(&[], &[]);
     let role = role_of(&scene.proxy, None);
     let wrong = [
-        (scene.script("ends", "exit 3"), "it ended before it was ready: exit code 3"),
-        (scene.script("hangs", "sleep 3600 & sleep 3600"), "it was not ready within 300ms"),
-        (scene.network.place.join("missing"), "cannot run"),
+        (scene.script("ends", "exit 3"), "1m", "it ended before it was ready: exit code 3"),
+        (scene.script("hangs", "sleep 3600 & sleep 3600"), "300ms", "it was not ready within 300ms"),
+        (scene.network.place.join("missing"), "1m", "cannot run"),
     ];
     let seen = under_load(scene.addr, || {
-        for (program, why) in &wrong {
+        for (program, timeout, why) in &wrong {
             scene.replace(program);
-            let refused = scene.upgrade(" --timeout 300ms");
+            let refused = scene.upgrade(&format!(" --timeout {timeout}"));
             assert!(refused.code == Some(1) && refused.stderr.contains(why), "{refused:?}");
         }
     });

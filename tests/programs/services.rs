@@ -2,10 +2,11 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -25,9 +26,11 @@ struct Server {
 impl Server {
     /// Starts one at an address that this makes flags of, and waits until it listens.
     fn start(command: &mut Command, flags: impl FnOnce(SocketAddr) -> Vec<String>) -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let addr = free.local_addr().unwrap();
-        drop(free);
+        // See nginx: none of them can be told to take a free port.
+        static STARTED_COUNT: AtomicU16 = AtomicU16::new(0);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let port = 8080 + STARTED_COUNT.fetch_add(1, Ordering::Relaxed);
+        let addr = SocketAddr::from((Ipv4Addr::new(127, 88, high, low), port));
         command.args(flags(addr)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Git's daemon is a child of what is started.
         let server = Self { child: command.process_group(0).spawn().unwrap(), addr };
@@ -76,9 +79,9 @@ fn git_clones_and_pushes_every_object() {
     let mut daemon = Command::new("git");
     let server = Server::start(daemon.current_dir(dir.path()), |addr| {
         let base = format!("--base-path={}", dir.path().display());
-        let flags = ["daemon", "--export-all", "--enable=receive-pack", "--reuseaddr", "--listen=127.0.0.1"];
-        let port = format!("--port={}", addr.port());
-        flags.iter().map(ToString::to_string).chain([port, base]).collect()
+        let flags = ["daemon", "--export-all", "--enable=receive-pack", "--reuseaddr"];
+        let (ip, port) = (format!("--listen={}", addr.ip()), format!("--port={}", addr.port()));
+        flags.iter().map(ToString::to_string).chain([ip, port, base]).collect()
     });
     let proxy = server.proxy();
     let url = format!("git://{}/bare.git", proxy.addr);
@@ -106,9 +109,18 @@ fn redis_takes_a_pipeline_of_commands_and_answers_each() {
     }
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(Command::new("redis-server").current_dir(dir.path()), |addr| {
-        ["--bind", "127.0.0.1", "--port", &addr.port().to_string(), "--save", "", "--appendonly", "no"]
-            .map(ToOwned::to_owned)
-            .to_vec()
+        [
+            "--bind",
+            &addr.ip().to_string(),
+            "--port",
+            &addr.port().to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
+        .map(ToOwned::to_owned)
+        .to_vec()
     });
     let proxy = server.proxy();
     let (host, port) = (proxy.addr.ip().to_string(), proxy.addr.port().to_string());

@@ -34,7 +34,7 @@ impl Running {
 
 /// Fails a test that would hang.
 async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(10), event).await {
+    match tokio::time::timeout(Duration::from_secs(20), event).await {
         Ok(value) => value,
         Err(_) => panic!("waited in vain for {what}"),
     }

@@ -134,17 +134,18 @@ impl Ways<'_> {
             let seen = [fds[0].revents(), fds[1].revents()];
             let broken = PollFlags::ERR | PollFlags::NVAL;
             if seen[1].intersects(broken) {
-                // What came before the reset is read, as whoever reads without us would.
-                while !self.ended[1] && matches!(self.open(cuts), Ok(true)) {}
-                self.near.set_nonblocking(false)?;
-                self.near.write_all(&self.to_near)?;
+                self.pass_rest(cuts)?;
             }
             if seen.iter().any(|seen| seen.intersects(broken)) {
                 return Err(ErrorKind::ConnectionReset.into());
             }
             if seen[1].contains(PollFlags::OUT) {
-                send(self.far, &mut self.to_far, cuts)?;
-                self.pass_end(0)?;
+                let sent = send(self.far, &mut self.to_far, cuts).and_then(|()| self.pass_end(0));
+                if sent.is_err() {
+                    // The reset came after the look.
+                    self.pass_rest(cuts)?;
+                    return sent;
+                }
             }
             if seen[0].contains(PollFlags::OUT) {
                 send(self.near, &mut self.to_near, cuts)?;
@@ -158,6 +159,13 @@ impl Ways<'_> {
                 self.open(cuts)?;
             }
         }
+    }
+
+    /// What came before a reset is read, as whoever reads without us would.
+    fn pass_rest(&mut self, cuts: &mut Cuts) -> io::Result<()> {
+        while !self.ended[1] && matches!(self.open(cuts), Ok(true)) {}
+        self.near.set_nonblocking(false)?;
+        self.near.write_all(&self.to_near)
     }
 
     /// In records of any length.

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a proxy may take to stop, however busy the machine is.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The hosts of all scripts, which the certificate of a sealed one must be for.
 const HOSTS: [&str; 6] = ["a", "b", "app", "a.b", "role", "::1"];

@@ -1,6 +1,7 @@
 //! Containers of one scene, under names of their own, and the engine that they run on.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -61,7 +62,8 @@ impl Scene {
             skip::test("Docker engine that answers");
             return None;
         }
-        let tag = format!("ct{}-{title}", std::process::id());
+        // Not by the process's number: in a namespace of its own it has the same one each time, and what was killed may have left its own.
+        let tag = format!("ct{:x}-{title}", RandomState::new().hash_one(()) >> 32);
         let network = own_network.then(|| {
             docker(&["network", "create", &tag]);
             tag.clone()

@@ -17,7 +17,8 @@ use crate::support::{
     place::Place,
     program::{Running, concertina, run},
     turns::Turn,
-    wait::{look_for, until},
+    undisturbed,
+    wait::until,
 };
 
 const LOSS_PERCENT: u32 = 20;
@@ -79,7 +80,8 @@ impl Scene {
         let killed = self.agents.pop().unwrap();
         killed.signal(Signal::KILL);
         let said = || self.agents.iter().flat_map(|agent| lines(agent, FAILED)).collect::<Vec<_>>();
-        let noticed = look_for(timeout, || Some(said()).filter(|said| said.len() == self.agents.len()));
+        let noticed =
+            undisturbed::look_for(timeout, || Some(said()).filter(|said| said.len() == self.agents.len()));
         noticed.unwrap_or_else(|| panic!("not everybody noticed a death within {timeout:?}: {:?}", said()))
     }
 }

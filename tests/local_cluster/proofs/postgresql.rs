@@ -193,7 +193,7 @@ fn an_instance_that_goes_and_comes_back_costs_no_transaction_of_old_and_new_sess
         for node in ["postgres1", "postgres2"].into_iter().cycle().take(rounds as usize) {
             let mut instance = instances.remove(0);
             let mut kept =
-                scene.to("proxyserver", "pgbench", &["-n", "-S", "-c", "6", "-T", "4", "--rate", "500"]);
+                scene.to("proxyserver", "pgbench", &["-n", "-S", "-c", "6", "-T", "8", "--rate", "500"]);
             let kept = kept.env("PGAPPNAME", KEPT).spawn().unwrap();
             until("kept sessions there", || (scene.kept_sessions(node) > 0).then_some(()));
             instance.signal(Signal::TERM);

@@ -6,6 +6,7 @@
 
 use std::{
     fs::File,
+    hash::{BuildHasher, RandomState},
     io,
     os::fd::AsFd,
     path::PathBuf,
@@ -32,7 +33,8 @@ pub(crate) struct Halves {
 impl Halves {
     /// None: namespaces cannot be made here.
     pub(crate) fn make() -> Option<Self> {
-        let halves = Self { tag: format!("concertina-{}", std::process::id()) };
+        // Not by the process's number: in a namespace of its own it has the same one each time, and what was killed may have left its own.
+        let halves = Self { tag: format!("concertina-{:x}", RandomState::new().hash_one(())) };
         let made = ip(&format!("netns add {}", halves.switch()));
         if let Err(why) = made {
             skip::test(&format!("network namespaces (ip, as root): {why}"));

@@ -10,13 +10,17 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use super::{
     http::{Connection, Response},
-    wait::{DEADLINE, until},
+    wait::until,
     wrk::Wrk,
 };
+
+/// How long a client waits for an answer. A front waits 10 s for an app.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client that fails so often has seen enough.
 const FAILURES_MAX: usize = 10;
@@ -42,7 +46,9 @@ struct Shared {
 
 impl Load {
     pub(crate) fn start(addr: SocketAddr, clients: usize) -> Self {
-        Self::start_by(clients, Wrk::command(addr, DEADLINE), move || Connection::open(addr))
+        Self::start_by(clients, Wrk::command(addr, PATIENCE), move || {
+            Connection::open_patiently(addr, PATIENCE)
+        })
     }
 
     /// The same for clients that connect in their own way, each in a thread of its own, and for `wrk` as it is told.

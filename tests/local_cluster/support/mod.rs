@@ -14,6 +14,7 @@ pub(crate) mod prometheus;
 #[path = "../../support/skip.rs"]
 pub(crate) mod skip;
 pub(crate) mod turns;
+pub(crate) mod undisturbed;
 pub(crate) mod wait;
 #[path = "../../support/wrk.rs"]
 pub(crate) mod wrk;

@@ -1,10 +1,12 @@
 //! A loopback network for nodes that are started by hand: sidecars with whatever behind them.
 
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, RandomState},
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::PathBuf,
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use super::{
@@ -21,6 +23,9 @@ const SERVICE_PORT: u16 = 8080;
 /// Loopback networks that `concertina up` leaves alone: 127.251.x.y to 127.254.x.y.
 const NETWORK_FIRST: u8 = 251;
 const NETWORKS: u8 = 4;
+
+/// Those that a test here has had. None has it again: servers that are threads of this process listen there to its end.
+static USED: Mutex<BTreeSet<[u8; 3]>> = Mutex::new(BTreeSet::new());
 
 /// A network and a directory for nodes.
 pub(crate) struct Network {
@@ -45,7 +50,9 @@ impl Network {
         let (base, claim) = until("a free loopback network", || {
             let [a, b, ..] = RandomState::new().hash_one(()).to_ne_bytes();
             let base = [127, NETWORK_FIRST + a % NETWORKS, b];
-            UdpSocket::bind((ip(base, 1), GOSSIP_PORT)).ok().map(|claim| (base, claim))
+            let is_new = USED.lock().unwrap_or_else(PoisonError::into_inner).insert(base);
+            let claim = is_new.then(|| UdpSocket::bind((ip(base, 1), GOSSIP_PORT)).ok())?;
+            claim.map(|claim| (base, claim))
         });
         Self { base, place: Place::new(), _claim: claim, _turn: turn }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// For what takes moments. Only reached when something is broken, so it can grant a busy machine plenty.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
 

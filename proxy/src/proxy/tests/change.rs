@@ -43,9 +43,13 @@ fn ask(stream: &mut TcpStream, target: &str) -> u16 {
     read_status(stream)
 }
 
-/// A port that nobody has.
+/// A port that nobody has, nor takes: at an address of its own, where no client's end of a connection is.
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let [.., number] = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let ip = std::net::Ipv4Addr::new(127, 64 + (high & 15), low, number);
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
 
 #[test]

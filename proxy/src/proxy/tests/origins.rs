@@ -185,8 +185,11 @@ fn a_connection_that_says_goodbye_is_followed_by_another() {
 
 #[test]
 fn no_connection_has_more_streams_than_its_origin_bears() {
-    let (origin, seen) = start_origin(2, async |_, _, respond| {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let (origin, seen) = start_origin(2, async |seen, _, respond| {
+        // The first two are under way until there is another connection for the others.
+        while seen.connections.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         answer(respond, b"x").await;
     });
     let proxy = start_h2c_role(origin, "--timeouts=connect=20s,drain=10ms");

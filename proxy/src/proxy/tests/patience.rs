@@ -44,6 +44,11 @@ fn a_client_that_reads_slowly_is_served_and_one_that_reads_nothing_is_not() {
     }
     let [slow, stuck] = &mut clients;
     assert!(read_slowly(slow, Instant::now() + LONG), "it has taken something all the time");
+    let until = Instant::now() + PATIENCE;
+    while sum(&proxy, |s| &s.truncated) == 0 {
+        assert!(Instant::now() < until, "one of the two is let go");
+        assert!(read_slowly(slow, Instant::now() + Duration::from_millis(100)), "and not this one");
+    }
     assert_eq!(sum(&proxy, |s| &s.truncated), 1, "the one that takes nothing");
     assert!(std::io::copy(stuck, &mut std::io::sink()).is_err(), "and it is told so");
     proxy.stop();
