@@ -36,6 +36,9 @@ const REQUESTS_COUNT: u64 = 2500;
 /// Measurements of which the least counts, since whoever disturbs only adds.
 const MEASUREMENTS_COUNT: usize = 8;
 
+/// How often all of it is measured until it is as it should be.
+const ATTEMPTS_COUNT: usize = 4;
+
 /// Far above what two measurements of the same thing differ by, and far below what a look at each idle connection for every
 /// request would make of it.
 const SLOWDOWN_MAX: f64 = 1.5;
@@ -87,22 +90,32 @@ fn idle_connections_cost_a_kib_each_at_most_and_active_ones_nothing() {
     let proxy = Running::start(origin::start(1));
     let mut active = Client::connect(proxy.addr);
     let _warm_up = connect_idle(&proxy, WARM_UP_COUNT);
-    let alone_ns = request_ns(&proxy, &mut active);
-    let before_bytes = memory_bytes(&proxy);
-    let idle = connect_idle(&proxy, IDLE_COUNT);
-    let each_bytes = memory_bytes(&proxy).saturating_sub(before_bytes) / IDLE_COUNT as u64;
-    let among_idle_ns = request_ns(&proxy, &mut active);
-    let idle_count = idle.len();
-    drop(idle);
-    // Before and after: a machine that slows down meanwhile is not the idle connections' doing.
-    let alone_ns = request_ns(&proxy, &mut active).max(alone_ns);
-    let slowdown = among_idle_ns as f64 / alone_ns as f64;
-    eprintln!(
-        "{} idle connections: {each_bytes} bytes each; {alone_ns} ns a request without them, {among_idle_ns} ns with ({slowdown:.2})",
-        idle_count,
-    );
+    let mut measure = || {
+        let alone_ns = request_ns(&proxy, &mut active);
+        let before_bytes = memory_bytes(&proxy);
+        let idle = connect_idle(&proxy, IDLE_COUNT);
+        let each_bytes = memory_bytes(&proxy).saturating_sub(before_bytes) / IDLE_COUNT as u64;
+        let among_idle_ns = request_ns(&proxy, &mut active);
+        drop(idle);
+        // Before and after: a machine that slows down meanwhile is not the idle connections' doing.
+        let alone_ns = request_ns(&proxy, &mut active).max(alone_ns);
+        let slowdown = among_idle_ns as f64 / alone_ns as f64;
+        eprintln!(
+            "{IDLE_COUNT} idle connections: {each_bytes} bytes each; {alone_ns} ns a request without them, {among_idle_ns} ns with \
+             ({slowdown:.2})"
+        );
+        (each_bytes, slowdown)
+    };
+    // Of the memory, the first time counts: later ones find some that was given back.
+    let (each_bytes, mut slowdown) = measure();
+    // What the idle connections cost is there each time, and what a neighbour takes is not.
+    for _ in 1..ATTEMPTS_COUNT {
+        if slowdown > SLOWDOWN_MAX {
+            slowdown = measure().1;
+        }
+    }
     assert!(each_bytes <= IDLE_BYTES_MAX, "{each_bytes} bytes");
-    assert!(slowdown <= SLOWDOWN_MAX, "{slowdown:.2}: {alone_ns} ns without, {among_idle_ns} ns with");
+    assert!(slowdown <= SLOWDOWN_MAX, "{slowdown:.2}");
 }
 
 #[test]
