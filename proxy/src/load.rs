@@ -4,9 +4,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use feed::report::{EndpointLoad, RoleLoad};
+use program::metrics::Times;
 
 use crate::{
-    stats::{Answers, Times},
+    stats::{Answers, Phase},
     upstream::directory::{Endpoint, Role},
 };
 
@@ -34,7 +35,7 @@ fn load(role: &Role, room: &mut usize) -> RoleLoad {
         answered += count;
         errors += if class == "5xx" { count } else { 0 };
     }
-    let times_us = Times::sums(&role.times.iter().map(|times| &**times)).collect();
+    let times_us = Times::counts_us(role.times(Phase::FirstByte)).collect();
     RoleLoad {
         role: role.name.clone(),
         queued: role.waiting(),
@@ -63,6 +64,8 @@ fn endpoint_load(endpoint: &Endpoint) -> EndpointLoad {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use feed::{EndpointState, RoleTable, Routes, Tags};
 
     use super::*;
@@ -104,13 +107,14 @@ mod tests {
         health.in_flight.fetch_sub(1, Ordering::Relaxed);
         health.tally.note_failure();
         health.tally.note_time(1000);
-        role.times[0].note(1000);
-        role.times[1].note(1001);
+        role.latencies[0].note(Phase::FirstByte, Duration::from_millis(1));
+        role.latencies[1].note(Phase::FirstByte, Duration::from_micros(900));
+        role.latencies[1].note(Phase::Whole, Duration::from_secs(1));
         role.answers[0].note(Verb::Get, 200);
         role.answers[1].note(Verb::Get, 503);
         let load = read(&directory);
         assert_eq!((load.queued, load.answered, load.errors, load.untold), (0, 2, 1, 0));
-        assert_eq!(load.times_us.into_iter().collect::<Vec<_>>(), [(1023, 2)]);
+        assert_eq!(load.times_us.into_iter().collect::<Vec<_>>(), [(1000, 2)]);
         let told = &load.endpoints[1];
         assert_eq!((told.node.as_str(), told.instance, told.in_flight), ("n2", 2, 2));
         assert_eq!((told.requests, told.failures, told.timed, told.timed_us), (3, 1, 1, 1000));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use feed::EndpointState;
-use program::metrics::{Exposition, Family, Times};
+use program::metrics::{Exposition, Family};
 
 use crate::{
     error::Refusal,
@@ -225,21 +225,17 @@ fn add_answers(document: &mut Exposition, stats: &[&Stats], roles: &[Arc<Role>])
 
 fn add_latencies(document: &mut Exposition, stats: &[&Stats], roles: &[Arc<Role>]) {
     let mut told = document.family(&LATENCIES);
-    let is_timed = |role: &&Arc<Role>| times_of(role, Phase::Whole).next().is_some();
+    let is_timed = |role: &&Arc<Role>| role.times(Phase::Whole).next().is_some();
     let timed: Vec<&Arc<Role>> = roles.iter().filter(is_timed).collect();
     let (own, others) = timed.split_at(timed.len().min(TIMED_ROLES_TOLD_MAX));
     for phase in Phase::ALL {
         let of_none = stats.iter().filter_map(|stats| stats.latencies.of(phase));
-        let of_others = others.iter().flat_map(|role| times_of(role, phase));
+        let of_others = others.iter().flat_map(|role| role.times(phase));
         told.add_times(&["", phase.word()], &of_none.chain(of_others).collect::<Vec<_>>());
         for role in own {
-            told.add_times(&[role.name.as_str(), phase.word()], &times_of(role, phase).collect::<Vec<_>>());
+            told.add_times(&[role.name.as_str(), phase.word()], &role.times(phase).collect::<Vec<_>>());
         }
     }
-}
-
-fn times_of(role: &Role, phase: Phase) -> impl Iterator<Item = &Times> {
-    role.latencies.iter().filter_map(move |latencies| latencies.of(phase))
 }
 
 fn add_roles(document: &mut Exposition, roles: &[Arc<Role>]) {

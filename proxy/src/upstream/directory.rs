@@ -9,6 +9,7 @@ use std::{
 };
 
 use feed::{EndpointId, EndpointState, Name, RoleTable};
+use program::metrics::Times;
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     config::Address,
     route::{Table, Target},
-    stats::{Answers, Latencies, Times},
+    stats::{Answers, Latencies, Phase},
 };
 
 /// An endpoint and what is known of it across workers.
@@ -129,7 +130,6 @@ pub(crate) struct Role {
     /// By worker.
     pub(crate) answers: Vec<Arc<Answers>>,
     /// By worker, too.
-    pub(crate) times: Vec<Arc<Times>>,
     pub(crate) latencies: Vec<Arc<Latencies>>,
 }
 
@@ -181,7 +181,7 @@ impl Directory {
         self.roles.borrow().iter().find(|role| role.name.as_str() == name).cloned()
     }
 
-    /// Whether somebody wants to know how long answers take.
+    /// Whether somebody wants to know how long the answers of each endpoint take.
     pub(crate) fn attention(&self) -> &Arc<Attention> {
         &self.attention
     }
@@ -196,7 +196,6 @@ impl Directory {
             some_applied: Notify::new(),
             turns: Turns::new(self.workers),
             answers: (0..self.workers).map(|_| Arc::default()).collect(),
-            times: (0..self.workers).map(|_| Arc::default()).collect(),
             latencies: (0..self.workers).map(|_| Arc::default()).collect(),
         });
         self.roles.send_modify(|roles| Arc::make_mut(roles).push(role.clone()));
@@ -295,6 +294,11 @@ impl Role {
     /// The newest listing.
     pub(crate) fn listing(&self) -> Arc<Listing> {
         self.listing.borrow().clone()
+    }
+
+    /// How long a phase of requests took, by worker.
+    pub(crate) fn times(&self, phase: Phase) -> impl Iterator<Item = &Times> + Clone {
+        self.latencies.iter().filter_map(move |latencies| latencies.of(phase))
     }
 
     /// Requests that wait for an upstream.
