@@ -66,29 +66,8 @@ fn endpoint_load(endpoint: &Endpoint) -> EndpointLoad {
 mod tests {
     use std::time::Duration;
 
-    use feed::{EndpointState, RoleTable, Routes, Tags};
-
     use super::*;
     use crate::{http1::verb::Verb, upstream::directory::Directory};
-
-    fn directory(count: u16) -> Directory {
-        let role: feed::Name = "app".parse().unwrap();
-        let directory = Directory::new(std::slice::from_ref(&role), 2, |_| false);
-        let endpoint = |n: u16| feed::Endpoint {
-            node: format!("n{n}").parse().unwrap(),
-            instance: n.into(),
-            addr: ([127, 0, 0, 1], n).into(),
-            state: EndpointState::Ready,
-            weight: 100,
-            since: 0.0,
-            gossip_port: 1,
-            tags: Tags::default(),
-            routes: Routes::default(),
-        };
-        let table = RoleTable::new(role, 1, (1..=count).map(endpoint).collect());
-        directory.roles()[0].publish(&table);
-        directory
-    }
 
     fn read(directory: &Directory) -> RoleLoad {
         let mut all: Vec<RoleLoad> = serde_json::from_str(&report(&directory.roles())).unwrap();
@@ -98,7 +77,7 @@ mod tests {
 
     #[test]
     fn what_was_given_to_an_endpoint_and_what_came_of_it_is_told() {
-        let directory = directory(2);
+        let directory = Directory::sample("app", 2);
         let role = &directory.roles()[0];
         let health = role.listing().endpoints[1].health.clone();
         for _ in 0..3 {
@@ -127,7 +106,7 @@ mod tests {
     fn endpoints_that_are_too_many_are_counted_and_not_told() {
         let most = u16::try_from(ENDPOINTS_TOLD_MAX).unwrap();
         for (count, untold) in [(most, 0), (most + 1, 1)] {
-            let directory = directory(count);
+            let directory = Directory::sample("app", count);
             let load = read(&directory);
             assert_eq!((load.endpoints.len(), load.untold), (ENDPOINTS_TOLD_MAX, untold));
             assert!(report(&directory.roles()).len() < 256 * 1024);

@@ -284,33 +284,13 @@ fn add_upstreams(document: &mut Exposition, roles: &[Arc<Role>]) {
 mod tests {
     use std::time::Duration;
 
-    use feed::{Endpoint, Name, RoleTable, Routes, Tags};
+    use feed::Name;
 
     use super::*;
     use crate::{
         http1::{Reject, verb::Verb},
         upstream::directory::Directory,
     };
-
-    /// A role with so many upstreams.
-    fn directory(role: &str, count: u16) -> Directory {
-        let role: Name = role.parse().unwrap();
-        let directory = Directory::new(std::slice::from_ref(&role), 2, |_| false);
-        let endpoint = |n: u16| Endpoint {
-            node: format!("n{n}").parse().unwrap(),
-            instance: n.into(),
-            addr: ([127, 0, 0, 1], n).into(),
-            state: EndpointState::Ready,
-            weight: 100,
-            since: 0.0,
-            gossip_port: 1,
-            tags: Tags::default(),
-            routes: Routes::default(),
-        };
-        let table = RoleTable::new(role, 1, (1..=count).map(endpoint).collect());
-        directory.roles()[0].publish(&table);
-        directory
-    }
 
     fn has(text: &str, line: &str) -> bool {
         text.lines().any(|other| other == line)
@@ -319,7 +299,7 @@ mod tests {
     #[test]
     fn what_workers_have_counted_is_told_as_one() {
         let (directory, stats) =
-            (directory("app", 1), [Stats::default(), Stats::default(), Stats::default()]);
+            (Directory::sample("app", 1), [Stats::default(), Stats::default(), Stats::default()]);
         let roles = directory.roles();
         stats[0].clients.add(3);
         stats[1].clients.add(4);
@@ -367,7 +347,7 @@ mod tests {
     fn upstreams_that_are_too_many_are_counted_and_not_told() {
         let most = u16::try_from(UPSTREAMS_TOLD_MAX).unwrap();
         for (count, untold) in [(most, 0), (most + 1, 1)] {
-            let text = document(&[], &directory("app", count).roles(), &Reloads::default());
+            let text = document(&[], &Directory::sample("app", count).roles(), &Reloads::default());
             assert!(has(&text, &format!("concertina_proxy_upstreams_untold {untold}")), "{count}");
             assert!(has(
                 &text,

@@ -325,3 +325,30 @@ impl Role {
         draining.map(count).filter(|(_, in_flight)| *in_flight > 0).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Directory {
+        /// Of two workers and one role, with so many upstreams.
+        pub(crate) fn sample(role: &str, count: u16) -> Self {
+            let role: Name = role.parse().unwrap();
+            let directory = Self::new(std::slice::from_ref(&role), 2, |_| false);
+            let endpoint = |n: u16| feed::Endpoint {
+                node: format!("n{n}").parse().unwrap(),
+                instance: n.into(),
+                addr: ([127, 0, 0, 1], n).into(),
+                state: EndpointState::Ready,
+                weight: 100,
+                since: 0.0,
+                gossip_port: 1,
+                tags: feed::Tags::default(),
+                routes: feed::Routes::default(),
+            };
+            let table = RoleTable::new(role, 1, (1..=count).map(endpoint).collect());
+            directory.roles()[0].publish(&table);
+            directory
+        }
+    }
+}
