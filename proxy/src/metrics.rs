@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use feed::EndpointState;
@@ -203,8 +204,11 @@ pub(crate) fn document(stats: &[&Stats], roles: &[Arc<Role>], reloads: &Reloads)
     told.add(&["refused"], reloads.refused.read());
     add_answers(&mut document, stats, roles);
     add_latencies(&mut document, stats, roles);
-    add_roles(&mut document, roles);
-    add_upstreams(&mut document, roles);
+    // What has happened stays so, but the state of a role that nothing leads to any more is nobody's concern.
+    let now = Instant::now();
+    let told: Vec<Arc<Role>> = roles.iter().filter(|role| role.is_told(now)).cloned().collect();
+    add_roles(&mut document, &told);
+    add_upstreams(&mut document, &told);
     document.finish()
 }
 
@@ -289,7 +293,7 @@ mod tests {
     use super::*;
     use crate::{
         http1::{Reject, verb::Verb},
-        upstream::directory::Directory,
+        upstream::directory::{Directory, TOLD_AFTER},
     };
 
     fn has(text: &str, line: &str) -> bool {
@@ -335,12 +339,26 @@ mod tests {
             "concertina_proxy_request_duration_seconds_count{role=\"\",phase=\"first_byte\"} 1",
             "concertina_proxy_reloads_total{result=\"refused\"} 1",
             "concertina_proxy_in_flight{role=\"app\"} 1",
+            "concertina_proxy_upstreams{role=\"app\",state=\"ready\"} 1",
             "concertina_proxy_upstream_in_flight{role=\"app\",upstream=\"n1\"} 1",
             "concertina_proxy_upstream_ejections_total{role=\"app\",upstream=\"n1\"} 1",
             "concertina_proxy_upstream_ejected{role=\"app\",upstream=\"n1\"} 1",
         ] {
             assert!(has(&text, line), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn the_state_of_a_role_that_nothing_leads_to_any_more_is_not_told_and_what_it_did_is() {
+        let directory = Directory::sample("app", 1);
+        let role = &directory.roles()[0];
+        role.answers[0].note(Verb::Get, 200);
+        role.set_named(false, Instant::now().checked_sub(TOLD_AFTER).unwrap());
+        let told = || document(&[], &directory.roles(), &Reloads::default());
+        assert!(!told().contains("concertina_proxy_upstreams{role=\"app\""));
+        assert!(told().contains("concertina_proxy_responses_total{role=\"app\""));
+        role.listing().endpoints[0].health.begin(u32::MAX).unwrap();
+        assert!(told().contains("concertina_proxy_upstreams{role=\"app\""), "somebody is still there");
     }
 
     #[test]

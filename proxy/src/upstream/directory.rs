@@ -3,9 +3,10 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use feed::{EndpointId, EndpointState, Name, RoleTable};
@@ -25,6 +26,10 @@ use crate::{
     route::{Table, Target},
     stats::{Answers, Latencies, Phase},
 };
+
+/// How long a role is told of that no plan names and nobody claims a route for any more: long enough that whoever has lost all of a
+/// service's nodes is called, and short enough that a service that was given up is not missed for ever.
+pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(3600);
 
 /// An endpoint and what is known of it across workers.
 #[derive(Debug)]
@@ -121,6 +126,8 @@ impl Listing {
 #[derive(Debug)]
 pub(crate) struct Role {
     pub(crate) name: Name,
+    /// Since when no plan names it, and nobody claims a route for it.
+    unnamed: Mutex<Option<Instant>>,
     /// It is balanced by keys.
     is_keyed: AtomicBool,
     listing: watch::Sender<Arc<Listing>>,
@@ -190,6 +197,7 @@ impl Directory {
     pub(crate) fn add(&self, name: &Name, is_keyed: bool) -> Arc<Role> {
         let role = Arc::new(Role {
             name: name.clone(),
+            unnamed: Mutex::default(),
             is_keyed: AtomicBool::new(is_keyed),
             listing: watch::Sender::new(Arc::default()),
             applied: (0..self.workers).map(|_| AtomicU64::new(0)).collect(),
@@ -252,6 +260,20 @@ impl Role {
         let gone = known.into_values().filter(|gone| gone.health.is_in_use()).cloned().collect();
         self.send(version, endpoints, gone);
         version
+    }
+
+    /// Whether a plan names it, or somebody claims a route for it.
+    pub(crate) fn set_named(&self, is_named: bool, now: Instant) {
+        let mut unnamed = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        *unnamed = if is_named { None } else { unnamed.or(Some(now)) };
+    }
+
+    /// Whether its state is anything to anybody.
+    pub(crate) fn is_told(&self, now: Instant) -> bool {
+        let unnamed = *self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        unnamed.is_none_or(|since| now.saturating_duration_since(since) < TOLD_AFTER)
+            || self.waiting() > 0
+            || self.listing().in_flight() > 0
     }
 
     /// Has its endpoints found by keys, or no more.
