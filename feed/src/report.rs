@@ -68,6 +68,9 @@ pub struct NodeLoad {
     /// What its consumer has to do, if it has one that counts.
     #[serde(default)]
     pub roles: Vec<RoleLoad>,
+    /// It has one that is there and did not answer: what it has to do is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
@@ -95,6 +98,7 @@ mod tests {
         let load = NodeLoad {
             node: "proxy1".parse().unwrap(),
             held_up_by: None,
+            silent: false,
             roles: vec![RoleLoad {
                 role: "app".parse().unwrap(),
                 queued: 0,
