@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     rc::Rc,
     time::Duration,
@@ -13,13 +13,14 @@ use feed::{
     EndpointId, Name, RoleTable,
     control::{self, Answer, FRONT, Question},
     follow::{Consumer, Follow},
-    report::{RoleLoad, bound_us, bucket},
+    report::RoleLoad,
 };
 use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
     header::{HeaderValue, RETRY_AFTER},
 };
+use program::metrics::Times;
 use tokio::{
     net::TcpListener,
     sync::Notify,
@@ -93,7 +94,7 @@ struct Told {
     answered: Cell<u64>,
     errors: Cell<u64>,
     /// How long answers took to begin.
-    times_us: RefCell<BTreeMap<u64, u64>>,
+    times: Times,
 }
 
 /// Why there is no answer of an app to relay.
@@ -133,7 +134,7 @@ impl Front {
     fn note_answer(&self, app: &App<Connection>, took: Duration, status: StatusCode) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         app.note_time(us);
-        *self.told.times_us.borrow_mut().entry(bound_us(bucket(us))).or_default() += 1;
+        self.told.times.note(took);
         self.told.answered.update(|n| n + 1);
         if status.is_server_error() {
             app.note_failure();
@@ -148,7 +149,7 @@ impl Front {
             queued: 0,
             answered: self.told.answered.get(),
             errors: self.told.errors.get(),
-            times_us: self.told.times_us.borrow().clone(),
+            times_us: Times::counts_us(std::iter::once(&self.told.times)).collect(),
             endpoints: self.pool.borrow().loads(Instant::now().into_std()),
             untold: 0,
         };

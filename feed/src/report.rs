@@ -1,16 +1,13 @@
 //! How much a consumer has to do, and how it went: what it answers when its sidecar asks for its `load`.
 //!
-//! Counts are totals since it started; who reads them twice has the rates. Times are taken only while somebody asks, so a consumer
-//! that nobody asks reads no clock for this.
+//! Counts are totals since it started; who reads them twice has the rates. An endpoint's times are taken only while somebody asks, so a
+//! consumer that nobody asks reads no clock for this.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::Name;
-
-/// Times are told apart by so many bounds: four to each doubling of a microsecond, up to half a minute.
-pub const TIMES_COUNT: usize = 96;
 
 /// What one role's endpoints have to do for a consumer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,21 +68,9 @@ pub struct NodeLoad {
     /// What its consumer has to do, if it has one that counts.
     #[serde(default)]
     pub roles: Vec<RoleLoad>,
-}
-
-/// By which bound a time is told, counted from the shortest.
-pub fn bucket(us: u64) -> usize {
-    // Of the highest bits, one says which doubling it is, and the next two which quarter of that.
-    let doubling = us.max(4).ilog2();
-    let quarter = (us >> (doubling - 2)) & 3;
-    let bucket = if us < 4 { us } else { u64::from(doubling - 1) * 4 + quarter };
-    usize::try_from(bucket).unwrap_or(usize::MAX).min(TIMES_COUNT - 1)
-}
-
-/// The longest time that is told by this bound, in microseconds.
-pub fn bound_us(bucket: usize) -> u64 {
-    let bucket = bucket.min(TIMES_COUNT - 1) as u64;
-    if bucket < 4 { bucket } else { ((5 + bucket % 4) << (bucket / 4 - 1)) - 1 }
+    /// It has one that is there and did not answer: what it has to do is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
@@ -96,26 +81,6 @@ fn is_zero(count: &u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bounds_follow_each_other_without_a_gap() {
-        let mut after = 0;
-        for n in 0..TIMES_COUNT {
-            assert_eq!((bucket(after), bucket(bound_us(n))), (n, n), "{after} to {}", bound_us(n));
-            after = bound_us(n) + 1;
-        }
-        assert!(bound_us(TIMES_COUNT - 1) > 30_000_000);
-        assert_eq!(bucket(after), TIMES_COUNT - 1, "what is longer counts as the longest");
-        assert_eq!(bucket(u64::MAX), TIMES_COUNT - 1);
-    }
-
-    #[test]
-    fn a_bound_is_exact_to_a_quarter() {
-        for us in [5_u64, 77, 1000, 123_456, 9_999_999] {
-            let told = bound_us(bucket(us));
-            assert!(us <= told && told <= us + us / 4, "{us} is told as {told}");
-        }
-    }
 
     #[test]
     fn a_load_reads_as_it_is_documented() {
@@ -133,12 +98,13 @@ mod tests {
         let load = NodeLoad {
             node: "proxy1".parse().unwrap(),
             held_up_by: None,
+            silent: false,
             roles: vec![RoleLoad {
                 role: "app".parse().unwrap(),
                 queued: 0,
                 answered: 99,
                 errors: 1,
-                times_us: BTreeMap::from([(447, 2)]),
+                times_us: BTreeMap::from([(500, 2)]),
                 endpoints: vec![endpoint],
                 untold: 0,
             }],
@@ -146,7 +112,7 @@ mod tests {
         let text = serde_json::to_string(&load).unwrap();
         assert_eq!(
             text,
-            r#"{"node":"proxy1","roles":[{"role":"app","queued":0,"answered":99,"errors":1,"times_us":{"447":2},"endpoints":[{"node":"app1","instance":7,"addr":"10.0.0.4:80","in_flight":3,"requests":100,"failures":1,"timed":2,"timed_us":900}]}]}"#
+            r#"{"node":"proxy1","roles":[{"role":"app","queued":0,"answered":99,"errors":1,"times_us":{"500":2},"endpoints":[{"node":"app1","instance":7,"addr":"10.0.0.4:80","in_flight":3,"requests":100,"failures":1,"timed":2,"timed_us":900}]}]}"#
         );
         assert_eq!(serde_json::from_str::<NodeLoad>(&text).unwrap(), load);
     }

@@ -4,9 +4,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use feed::report::{EndpointLoad, RoleLoad};
+use program::metrics::Times;
 
 use crate::{
-    stats::{Answers, Times},
+    stats::{Answers, Phase},
     upstream::directory::{Endpoint, Role},
 };
 
@@ -34,7 +35,7 @@ fn load(role: &Role, room: &mut usize) -> RoleLoad {
         answered += count;
         errors += if class == "5xx" { count } else { 0 };
     }
-    let times_us = Times::sums(&role.times.iter().map(|times| &**times)).collect();
+    let times_us = Times::counts_us(role.times(Phase::FirstByte)).collect();
     RoleLoad {
         role: role.name.clone(),
         queued: role.waiting(),
@@ -63,29 +64,10 @@ fn endpoint_load(endpoint: &Endpoint) -> EndpointLoad {
 
 #[cfg(test)]
 mod tests {
-    use feed::{EndpointState, RoleTable, Routes, Tags};
+    use std::time::Duration;
 
     use super::*;
     use crate::{http1::verb::Verb, upstream::directory::Directory};
-
-    fn directory(count: u16) -> Directory {
-        let role: feed::Name = "app".parse().unwrap();
-        let directory = Directory::new(std::slice::from_ref(&role), 2, |_| false);
-        let endpoint = |n: u16| feed::Endpoint {
-            node: format!("n{n}").parse().unwrap(),
-            instance: n.into(),
-            addr: ([127, 0, 0, 1], n).into(),
-            state: EndpointState::Ready,
-            weight: 100,
-            since: 0.0,
-            gossip_port: 1,
-            tags: Tags::default(),
-            routes: Routes::default(),
-        };
-        let table = RoleTable::new(role, 1, (1..=count).map(endpoint).collect());
-        directory.roles()[0].publish(&table);
-        directory
-    }
 
     fn read(directory: &Directory) -> RoleLoad {
         let mut all: Vec<RoleLoad> = serde_json::from_str(&report(&directory.roles())).unwrap();
@@ -95,7 +77,7 @@ mod tests {
 
     #[test]
     fn what_was_given_to_an_endpoint_and_what_came_of_it_is_told() {
-        let directory = directory(2);
+        let directory = Directory::sample("app", 2);
         let role = &directory.roles()[0];
         let health = role.listing().endpoints[1].health.clone();
         for _ in 0..3 {
@@ -104,13 +86,14 @@ mod tests {
         health.in_flight.fetch_sub(1, Ordering::Relaxed);
         health.tally.note_failure();
         health.tally.note_time(1000);
-        role.times[0].note(1000);
-        role.times[1].note(1001);
+        role.latencies[0].note(Phase::FirstByte, Duration::from_millis(1));
+        role.latencies[1].note(Phase::FirstByte, Duration::from_micros(900));
+        role.latencies[1].note(Phase::Whole, Duration::from_secs(1));
         role.answers[0].note(Verb::Get, 200);
         role.answers[1].note(Verb::Get, 503);
         let load = read(&directory);
         assert_eq!((load.queued, load.answered, load.errors, load.untold), (0, 2, 1, 0));
-        assert_eq!(load.times_us.into_iter().collect::<Vec<_>>(), [(1023, 2)]);
+        assert_eq!(load.times_us.into_iter().collect::<Vec<_>>(), [(1000, 2)]);
         let told = &load.endpoints[1];
         assert_eq!((told.node.as_str(), told.instance, told.in_flight), ("n2", 2, 2));
         assert_eq!((told.requests, told.failures, told.timed, told.timed_us), (3, 1, 1, 1000));
@@ -123,7 +106,7 @@ mod tests {
     fn endpoints_that_are_too_many_are_counted_and_not_told() {
         let most = u16::try_from(ENDPOINTS_TOLD_MAX).unwrap();
         for (count, untold) in [(most, 0), (most + 1, 1)] {
-            let directory = directory(count);
+            let directory = Directory::sample("app", count);
             let load = read(&directory);
             assert_eq!((load.endpoints.len(), load.untold), (ENDPOINTS_TOLD_MAX, untold));
             assert!(report(&directory.roles()).len() < 256 * 1024);

@@ -5,10 +5,11 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use feed::EndpointState;
-use program::metrics::{Exposition, Family, Times};
+use program::metrics::{Exposition, Family};
 
 use crate::{
     error::Refusal,
@@ -203,8 +204,11 @@ pub(crate) fn document(stats: &[&Stats], roles: &[Arc<Role>], reloads: &Reloads)
     told.add(&["refused"], reloads.refused.read());
     add_answers(&mut document, stats, roles);
     add_latencies(&mut document, stats, roles);
-    add_roles(&mut document, roles);
-    add_upstreams(&mut document, roles);
+    // What has happened stays so, but the state of a role that nothing leads to any more is nobody's concern.
+    let now = Instant::now();
+    let told: Vec<Arc<Role>> = roles.iter().filter(|role| role.is_told(now)).cloned().collect();
+    add_roles(&mut document, &told);
+    add_upstreams(&mut document, &told);
     document.finish()
 }
 
@@ -225,21 +229,17 @@ fn add_answers(document: &mut Exposition, stats: &[&Stats], roles: &[Arc<Role>])
 
 fn add_latencies(document: &mut Exposition, stats: &[&Stats], roles: &[Arc<Role>]) {
     let mut told = document.family(&LATENCIES);
-    let is_timed = |role: &&Arc<Role>| times_of(role, Phase::Whole).next().is_some();
+    let is_timed = |role: &&Arc<Role>| role.times(Phase::Whole).next().is_some();
     let timed: Vec<&Arc<Role>> = roles.iter().filter(is_timed).collect();
     let (own, others) = timed.split_at(timed.len().min(TIMED_ROLES_TOLD_MAX));
     for phase in Phase::ALL {
         let of_none = stats.iter().filter_map(|stats| stats.latencies.of(phase));
-        let of_others = others.iter().flat_map(|role| times_of(role, phase));
+        let of_others = others.iter().flat_map(|role| role.times(phase));
         told.add_times(&["", phase.word()], &of_none.chain(of_others).collect::<Vec<_>>());
         for role in own {
-            told.add_times(&[role.name.as_str(), phase.word()], &times_of(role, phase).collect::<Vec<_>>());
+            told.add_times(&[role.name.as_str(), phase.word()], &role.times(phase).collect::<Vec<_>>());
         }
     }
-}
-
-fn times_of(role: &Role, phase: Phase) -> impl Iterator<Item = &Times> {
-    role.latencies.iter().filter_map(move |latencies| latencies.of(phase))
 }
 
 fn add_roles(document: &mut Exposition, roles: &[Arc<Role>]) {
@@ -288,33 +288,13 @@ fn add_upstreams(document: &mut Exposition, roles: &[Arc<Role>]) {
 mod tests {
     use std::time::Duration;
 
-    use feed::{Endpoint, Name, RoleTable, Routes, Tags};
+    use feed::Name;
 
     use super::*;
     use crate::{
         http1::{Reject, verb::Verb},
-        upstream::directory::Directory,
+        upstream::directory::{Directory, TOLD_AFTER},
     };
-
-    /// A role with so many upstreams.
-    fn directory(role: &str, count: u16) -> Directory {
-        let role: Name = role.parse().unwrap();
-        let directory = Directory::new(std::slice::from_ref(&role), 2, |_| false);
-        let endpoint = |n: u16| Endpoint {
-            node: format!("n{n}").parse().unwrap(),
-            instance: n.into(),
-            addr: ([127, 0, 0, 1], n).into(),
-            state: EndpointState::Ready,
-            weight: 100,
-            since: 0.0,
-            gossip_port: 1,
-            tags: Tags::default(),
-            routes: Routes::default(),
-        };
-        let table = RoleTable::new(role, 1, (1..=count).map(endpoint).collect());
-        directory.roles()[0].publish(&table);
-        directory
-    }
 
     fn has(text: &str, line: &str) -> bool {
         text.lines().any(|other| other == line)
@@ -323,7 +303,7 @@ mod tests {
     #[test]
     fn what_workers_have_counted_is_told_as_one() {
         let (directory, stats) =
-            (directory("app", 1), [Stats::default(), Stats::default(), Stats::default()]);
+            (Directory::sample("app", 1), [Stats::default(), Stats::default(), Stats::default()]);
         let roles = directory.roles();
         stats[0].clients.add(3);
         stats[1].clients.add(4);
@@ -359,6 +339,7 @@ mod tests {
             "concertina_proxy_request_duration_seconds_count{role=\"\",phase=\"first_byte\"} 1",
             "concertina_proxy_reloads_total{result=\"refused\"} 1",
             "concertina_proxy_in_flight{role=\"app\"} 1",
+            "concertina_proxy_upstreams{role=\"app\",state=\"ready\"} 1",
             "concertina_proxy_upstream_in_flight{role=\"app\",upstream=\"n1\"} 1",
             "concertina_proxy_upstream_ejections_total{role=\"app\",upstream=\"n1\"} 1",
             "concertina_proxy_upstream_ejected{role=\"app\",upstream=\"n1\"} 1",
@@ -368,10 +349,23 @@ mod tests {
     }
 
     #[test]
+    fn the_state_of_a_role_that_nothing_leads_to_any_more_is_not_told_and_what_it_did_is() {
+        let directory = Directory::sample("app", 1);
+        let role = &directory.roles()[0];
+        role.answers[0].note(Verb::Get, 200);
+        role.set_named(false, Instant::now().checked_sub(TOLD_AFTER).unwrap());
+        let told = || document(&[], &directory.roles(), &Reloads::default());
+        assert!(!told().contains("concertina_proxy_upstreams{role=\"app\""));
+        assert!(told().contains("concertina_proxy_responses_total{role=\"app\""));
+        role.listing().endpoints[0].health.begin(u32::MAX).unwrap();
+        assert!(told().contains("concertina_proxy_upstreams{role=\"app\""), "somebody is still there");
+    }
+
+    #[test]
     fn upstreams_that_are_too_many_are_counted_and_not_told() {
         let most = u16::try_from(UPSTREAMS_TOLD_MAX).unwrap();
         for (count, untold) in [(most, 0), (most + 1, 1)] {
-            let text = document(&[], &directory("app", count).roles(), &Reloads::default());
+            let text = document(&[], &Directory::sample("app", count).roles(), &Reloads::default());
             assert!(has(&text, &format!("concertina_proxy_upstreams_untold {untold}")), "{count}");
             assert!(has(
                 &text,

@@ -2,14 +2,12 @@
 
 mod answers;
 mod latencies;
-mod times;
 
 pub(crate) use program::metrics::Counter;
 
 pub(crate) use self::{
     answers::Answers,
     latencies::{Latencies, Phase},
-    times::Times,
 };
 
 use crate::{error::Refusal, flood::Flood};

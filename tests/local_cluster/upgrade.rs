@@ -1,166 +1,29 @@
 //! A role's process is killed, or followed by one of another program, and nobody who waits at its port loses a connection.
 
+mod scene;
+mod systemd;
+
 use std::{
     fs,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt, symlink},
-        net::UnixStream,
-    },
-    path::{Path, PathBuf},
-    process::Command,
+    os::unix::{fs::MetadataExt, net::UnixStream},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use scene::{CLIENTS, CONCERTINA, Scene, answer, asked, heard, role_of, under_load};
 
 use crate::support::{
     http,
     length::short_or_long,
     network::Network,
-    program::{Ended, Running, concertina, run},
-    skip,
+    program::{Ended, Running, concertina},
     wait::{DEADLINE, until},
 };
-
-/// The program itself.
-const CONCERTINA: &str = env!("CARGO_BIN_EXE_concertina");
-
-/// Clients that ask at a time, each with a new connection for each request.
-const CLIENTS: usize = 8;
-
-/// What serves HTTP and keeps its listening socket with who started it, by nothing but the protocols of systemd.
-const BY_HAND: &str = r#"
-import array, os, socket, sys
-def tell(text, *sockets):
-    name = os.environ['NOTIFY_SOCKET']
-    name = '\0' + name[1:] if name[0] == '@' else name
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [s.fileno() for s in sockets]))] if sockets else []
-    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendmsg([text.encode()], rights, 0, name)
-given = 'nothing'
-if os.environ.get('LISTEN_PID') == str(os.getpid()) and os.environ['LISTEN_FDS'] == '1':
-    given = os.environ['LISTEN_FDNAMES']
-    listener = socket.socket(fileno=3)
-else:
-    listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
-    tell('FDSTORE=1\nFDNAME=by-hand', listener)
-tell('READY=1')
-while True:
-    client, _ = listener.accept()
-    client.recv(4096)
-    body = f'{os.getpid()} was given {given}'
-    client.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}'.encode())
-    client.close()
-"#;
-
-/// The one child of a sidecar that runs its role, when it is another than `than`.
-fn role_of(sidecar: &Running, than: Option<Pid>) -> Pid {
-    let id = sidecar.id();
-    until("the role's process", || {
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
-        let pids = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
-        pids.into_iter().find(|pid| Some(*pid) != than)
-    })
-}
-
-/// A proxy's node whose program is at a path that can be replaced, and an app behind it.
-struct Scene {
-    proxy: Running,
-    addr: SocketAddr,
-    program: PathBuf,
-    _others: [Running; 2],
-    network: Network,
-}
-
-impl Scene {
-    fn start(flags: &[&str], more: &[&str]) -> Self {
-        let network = Network::claim();
-        let others = [network.start("dnsserver"), network.start("appserver1")];
-        let program = network.place.join("program");
-        symlink(CONCERTINA, &program).unwrap();
-        let addr = network.service("proxyserver");
-        let listen = format!("http://{addr}=appserver");
-        let flags =
-            [network.join("proxyserver"), flags.iter().map(|flag| (*flag).to_owned()).collect()].concat();
-        let command = [&[program.to_str().unwrap(), "proxy", "--listen", &listen], more].concat();
-        let mut proxy = network.wrap("proxyserver", &flags, &command);
-        proxy.hear("role check passes");
-        proxy.hear("says that it is ready");
-        network.hear("/hello/you", 200, "Hello you, I'm appserver1 !\n");
-        Self { proxy, addr, program, _others: others, network }
-    }
-
-    fn upgrade(&self, more: &str) -> Ended {
-        self.network.ask("proxyserver", &format!("proxy upgrade{more}"))
-    }
-
-    /// Puts another program in the place of this one, in one step.
-    fn replace(&self, with: &Path) {
-        let new = self.network.place.join("new");
-        symlink(with, &new).unwrap();
-        fs::rename(new, &self.program).unwrap();
-    }
-
-    fn script(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.network.place.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    }
-}
-
-/// What clients saw, each of whom asks once on each connection.
-#[derive(Debug, Default)]
-struct Seen {
-    answers: u64,
-    /// Nobody listened, or nobody took the connection in time.
-    unconnected: Vec<String>,
-    /// Nobody answered.
-    unanswered: Vec<String>,
-}
-
-/// Has clients ask for as long as something happens.
-fn under_load(addr: SocketAddr, happens: impl FnOnce()) -> Seen {
-    let stopping = AtomicBool::new(false);
-    let ask = || {
-        let mut seen = Seen::default();
-        while !stopping.load(Ordering::Relaxed) {
-            match TcpStream::connect_timeout(&addr, DEADLINE) {
-                Err(error) => seen.unconnected.push(error.to_string()),
-                Ok(stream) => match answer(stream) {
-                    Ok(said) if said.contains("200 OK") && said.ends_with("I'm appserver1 !\n") => {
-                        seen.answers += 1;
-                    }
-                    Ok(said) => seen.unanswered.push(format!("{said:?}")),
-                    Err(error) => seen.unanswered.push(error.to_string()),
-                },
-            }
-        }
-        seen
-    };
-    /// A test that fails meanwhile ends its clients.
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    thread::scope(|scope| {
-        let stop = Stop(&stopping);
-        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
-        happens();
-        drop(stop);
-        clients.into_iter().map(|client| client.join().unwrap()).fold(Seen::default(), |mut all, seen| {
-            all.answers += seen.answers;
-            all.unconnected.extend(seen.unconnected);
-            all.unanswered.extend(seen.unanswered);
-            all
-        })
-    })
-}
 
 #[test]
 fn a_process_with_fewer_or_more_workers_leaves_no_queue_unread() {
@@ -213,25 +76,6 @@ fn a_listener_that_a_new_plan_closes_is_kept_no_longer_and_a_followed_proxy_read
     assert_eq!(ask("proxy upgrade").code, Some(0));
     until("it is closed", || refused().then_some(()));
     assert!(is_open(addr));
-}
-
-fn asked(addr: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    stream.write_all(b"GET /hello/you HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-    stream
-}
-
-fn answer(mut stream: TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.write_all(b"GET /hello/you HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
-    heard(stream)
-}
-
-fn heard(mut stream: TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    let mut said = String::new();
-    stream.read_to_string(&mut said)?;
-    Ok(said)
 }
 
 #[test]
@@ -467,101 +311,6 @@ fn a_tunnel_stays_open_in_the_old_process_until_its_drain_ends() {
     assert!(after_ms.trim_end_matches(" ms").parse::<u64>().unwrap() >= 2900, "{after_ms}");
     assert_eq!(far.read(&mut [0; 1]).unwrap_or(0), 0);
     assert_eq!(upgrade.ended().code(), Some(0));
-}
-
-#[test]
-fn any_program_that_speaks_systemds_protocols_is_kept_and_followed() {
-    let network = Network::claim();
-    let _dnsserver = network.start("dnsserver");
-    let addr = network.service("billing1");
-    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
-    let flags = [network.join("billing1"), ["--restart", "on-failure"].map(str::to_owned).into()].concat();
-    let mut billing = network.wrap("billing1", &flags, &["python3", "-c", BY_HAND, &ip, &port]);
-    billing.hear("role check passes");
-    let first = role_of(&billing, None);
-    let said = |pid: Pid, given: &str| format!("{} was given {given}", pid.as_raw_nonzero());
-    assert_eq!(http::get(addr, "/").unwrap().body, said(first, "nothing"));
-
-    kill_process(first, Signal::KILL).unwrap();
-    // Until then it may accept.
-    until("it has ended", || {
-        (!Path::new(&format!("/proc/{}", first.as_raw_nonzero())).exists()).then_some(())
-    });
-    // This waits for the next one.
-    let answer = http::get(addr, "/").unwrap().body;
-    let second = role_of(&billing, Some(first));
-    assert_eq!(answer, said(second, "by-hand"));
-    until("it is ready", || network.ask("billing1", "health").stdout.contains("ready").then_some(()));
-
-    // What somebody else says there is not heard.
-    let environment = fs::read(format!("/proc/{}/environ", second.as_raw_nonzero())).unwrap();
-    let environment = String::from_utf8(environment).unwrap();
-    let name = environment.split('\0').find_map(|entry| entry.strip_prefix("NOTIFY_SOCKET=")).unwrap();
-    let tell = "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', '\\0' + os.environ['TO'][1:])";
-    let mut stranger = Command::new("python3");
-    stranger.args(["-c", tell]).env("TO", name);
-    assert_eq!(run(stranger).code, Some(0));
-    billing.hear("a notice of a process that is not the role's");
-
-    let upgraded = network.ask("billing1", "proxy upgrade");
-    assert_eq!(upgraded.code, Some(0), "{upgraded:?}");
-    let third = role_of(&billing, Some(second));
-    assert_eq!(http::get(addr, "/").unwrap().body, said(third, "by-hand"));
-}
-
-#[test]
-fn a_role_that_does_not_say_when_it_is_ready_is_not_followed() {
-    let network = Network::claim();
-    let flags = [network.join("billing1"), ["--check", "none"].map(str::to_owned).into()].concat();
-    let mut billing = network.wrap("billing1", &flags, &["sh", "-c", "echo begun; exec sleep 3600"]);
-    billing.hear("begun");
-    let refused = network.ask("billing1", "proxy upgrade");
-    assert!(refused.why().contains("has not said that it is ready"), "{refused:?}");
-}
-
-#[test]
-fn systemds_own_tool_tells_the_sidecar_that_a_role_is_ready() {
-    if Command::new("systemd-notify").arg("--version").output().is_err() {
-        return skip::test("systemd-notify");
-    }
-    let network = Network::claim();
-    let flags = [network.join("billing1"), ["--check", "none"].map(str::to_owned).into()].concat();
-    let script = "systemd-notify --ready; exec sleep 3600";
-    let mut billing = network.wrap("billing1", &flags, &["sh", "-c", script]);
-    billing.hear("says that it is ready");
-    let first = role_of(&billing, None);
-    let upgraded = network.ask("billing1", "proxy upgrade");
-    assert_eq!(upgraded.code, Some(0), "{upgraded:?}");
-    assert_ne!(role_of(&billing, None), first);
-}
-
-#[test]
-fn a_role_that_fails_at_its_first_start_ends_the_node_whatever_restarts_it_has() {
-    let network = Network::claim();
-    let more = ["--check", "none", "--restart", "on-failure"].map(str::to_owned);
-    let flags = [network.join("billing1"), more.into()].concat();
-    let mut billing = network.wrap("billing1", &flags, &["sh", "-c", "exit 3"]);
-    assert_eq!(billing.ended().code(), Some(1), "{}", billing.said());
-}
-
-#[test]
-fn a_proxy_accepts_from_a_socket_that_systemd_opened_with_all_workers() {
-    if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
-        return skip::test("systemd-socket-activate");
-    }
-    let network = Network::claim();
-    let _dnsserver = network.start("dnsserver");
-    let _appserver = network.start("appserver1");
-    let addr = network.service("proxyserver").to_string();
-    let listen = format!("http://{addr}=appserver");
-    let mut command = Command::new("systemd-socket-activate");
-    // The feed is the dnsserver's: this proxy has no sidecar.
-    command.args(["-l", &addr, CONCERTINA, "proxy", "--workers", "2", "--listen", &listen, "--feed"]);
-    command.arg(network.feed("dnsserver"));
-    let mut proxy = Running::start(command, network.place.join("proxy.log"));
-    until("somebody listens", || TcpStream::connect(&addr).ok());
-    proxy.hear("proxy listening");
-    network.hear("/hello/you", 200, "Hello you, I'm appserver1 !\n");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How many of something there were, and how long they took: counted by one thread, read by any. No lock, no allocation, no clock.
 //!
-//! Times are kept log-linear, as OpenHistogram does it: each decade has buckets of equal width, so that a bucket is at most half as wide
-//! as its times are long, and the bounds that people ask for are bounds of buckets.
+//! Times are kept log-linear: each decade is cut by doublings, and these into quarters. So a bucket is at most a quarter as wide as its
+//! times are long, and the bounds that people ask for are bounds of buckets.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -29,15 +29,15 @@ impl Counter {
 /// What is shorter than ten microseconds is not told apart,
 const SHORTEST_NANOS: u64 = 10_000;
 const SHORTEST_EXPONENT: u32 = 4;
-/// nor what is longer than ten seconds, six decades later.
-const DECADES: usize = 6;
-/// Buckets of a decade: up to 1.5, 2.0, 2.5 and so on to 10 times its begin.
-const STEPS: usize = 18;
+/// nor what is longer than a hundred seconds, seven decades later.
+const DECADES: usize = 7;
+/// Buckets of a decade: up to 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8 and 10 times its begin.
+const STEPS: usize = 13;
 /// Those of the decades, one for what is shorter and one for what is longer.
 const BUCKETS: usize = 1 + DECADES * STEPS + 1;
 
-/// Half of the begin of each decade, in nanoseconds.
-const WIDTHS: [u64; DECADES] = [5_000, 50_000, 500_000, 5_000_000, 50_000_000, 500_000_000];
+/// A quarter of the begin of each decade, in nanoseconds.
+const WIDTHS: [u64; DECADES] = [2_500, 25_000, 250_000, 2_500_000, 25_000_000, 250_000_000, 2_500_000_000];
 
 /// The bounds that are served, in nanoseconds and in seconds. Each is the upper bound of a bucket.
 pub const BOUNDS: [(u64, f64); 16] = [
@@ -85,6 +85,20 @@ impl Times {
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(Counter::read).sum()
     }
+
+    /// What several threads have noted, by the upper bounds of buckets in microseconds: those in which there is something. What is
+    /// longer than the last bound counts as that long.
+    pub fn counts_us<'a>(
+        threads: impl Iterator<Item = &'a Self> + Clone,
+    ) -> impl Iterator<Item = (u64, u64)> {
+        let count = move |at: usize| -> u64 { threads.clone().map(|times| times.buckets[at].read()).sum() };
+        // The last two have one bound.
+        let counts = (0..BUCKETS - 1).map(move |at| {
+            let longer = if at == BUCKETS - 2 { count(BUCKETS - 1) } else { 0 };
+            (upper(at).div_ceil(1000), count(at) + longer)
+        });
+        counts.filter(|(_, count)| *count > 0)
+    }
 }
 
 impl Samples<'_> {
@@ -115,15 +129,23 @@ fn bucket(nanos: u64) -> usize {
     }
     let decade = (below.ilog10() - SHORTEST_EXPONENT) as usize;
     let Some(width) = WIDTHS.get(decade) else { return BUCKETS - 1 };
-    // From two to nineteen.
-    1 + decade * STEPS + usize::try_from(below / width).unwrap_or_default().saturating_sub(2).min(STEPS - 1)
+    // From four to 39. Of its bits the highest says which doubling it is, and the next two which quarter of that.
+    let quarters = (below / width).clamp(4, 39);
+    let doubling = quarters.ilog2() - 2;
+    let quarter = (quarters >> doubling) as usize - 4;
+    1 + decade * STEPS + doubling as usize * 4 + quarter.min(STEPS - 1)
 }
 
 /// The longest time in this bucket, in nanoseconds.
 fn upper(bucket: usize) -> u64 {
     match bucket.checked_sub(1) {
         None => SHORTEST_NANOS,
-        Some(at) => WIDTHS.get(at / STEPS).map_or(u64::MAX, |width| width * (at % STEPS + 3) as u64),
+        Some(at) => {
+            let step = at % STEPS;
+            // The last has what two others would have: a decade is three doublings and a quarter.
+            let quarters = if step == STEPS - 1 { 40 } else { (5 + step % 4) << (step / 4) };
+            WIDTHS.get(at / STEPS).map_or(u64::MAX, |width| width * quarters as u64)
+        }
     }
 }
 
@@ -140,7 +162,7 @@ mod tests {
             assert_eq!((bucket(upper(at)), bucket(upper(at) + 1)), (at, at + 1), "{}", upper(at));
         }
         assert_eq!((bucket(0), bucket(u64::MAX)), (0, BUCKETS - 1));
-        assert_eq!((upper(BUCKETS - 2), upper(BUCKETS - 1)), (10_000_000_000, u64::MAX));
+        assert_eq!((upper(BUCKETS - 2), upper(BUCKETS - 1)), (100_000_000_000, u64::MAX));
     }
 
     #[test]
@@ -153,10 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_at_most_half_as_wide_as_its_times_are_long() {
+    fn a_bucket_is_at_most_a_quarter_as_wide_as_its_times_are_long() {
         for at in 1..BUCKETS - 1 {
             let (from, to) = (upper(at - 1), upper(at));
-            assert!(to > from && (to - from) * 2 <= from, "{from} to {to}");
+            assert!(to > from && (to - from) * 4 <= from, "{from} to {to}");
         }
     }
 
@@ -185,5 +207,16 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "{line}: {text}");
         }
         assert_eq!(threads[0].count() + threads[1].count(), 7);
+    }
+
+    #[test]
+    fn the_same_times_are_told_by_microseconds_and_the_longest_by_the_last_bound() {
+        let threads = [Times::default(), Times::default()];
+        assert_eq!(Times::counts_us(threads.iter()).count(), 0);
+        for nanos in [0, 10_001, 12_500, 447_000, 99_000_000_000, 100_000_000_001, u64::MAX] {
+            threads[usize::from(nanos > 12_000)].note(Duration::from_nanos(nanos));
+        }
+        let told: Vec<_> = Times::counts_us(threads.iter()).collect();
+        assert_eq!(told, [(10, 1), (13, 2), (500, 1), (100_000_000, 3)]);
     }
 }

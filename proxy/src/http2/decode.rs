@@ -248,14 +248,18 @@ fn chunk(line: &[u8]) -> Result<Next, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Everything that a response makes, fed in pieces of this size; data that follow each other are one.
-    fn decoded(response: &str, size: usize, to_head: bool) -> Result<Vec<Part>, DecodeError> {
+    pub(in super::super) fn decoded(
+        response: impl AsRef<[u8]>,
+        size: usize,
+        to_head: bool,
+    ) -> Result<Vec<Part>, DecodeError> {
         let (mut decoder, mut bytes) = (Decoder::new(to_head, false), BytesMut::new());
         let mut parts: Vec<Part> = Vec::new();
-        for piece in response.as_bytes().chunks(size) {
+        for piece in response.as_ref().chunks(size) {
             bytes.extend_from_slice(piece);
             while let Some(part) = decoder.decode(&mut bytes)? {
                 match (parts.last_mut(), part) {
@@ -344,7 +348,7 @@ mod tests {
             "0\r\nX\r\n\r\n",
         ] {
             assert_eq!(
-                decoded(&format!("{chunked}{body}"), 1000, false),
+                decoded(format!("{chunked}{body}"), 1000, false),
                 Err(DecodeError::Malformed),
                 "{body}"
             );

@@ -1,11 +1,10 @@
 //! Properties of both translations: what is written of a request is read as the same, and a response is read the same in any pieces.
 
-use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, Request};
 use proptest::prelude::*;
 
 use super::{
-    decode::{DecodeError, Decoder, Part},
+    decode::tests::decoded,
     encode::{Coding, encode_head},
     meter::Meter,
 };
@@ -42,26 +41,6 @@ fn seen(head: &[u8]) -> (String, String, Vec<(String, Vec<u8>)>) {
     assert_eq!(bytes, head.len());
     let fields = request.headers.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
     (request.method.unwrap().to_owned(), request.path.unwrap().to_owned(), fields)
-}
-
-/// Everything that a response makes in pieces of this size; data that follow each other are one.
-fn decoded(response: &[u8], size: usize, to_head: bool) -> Result<Vec<Part>, DecodeError> {
-    let (mut decoder, mut bytes, mut parts) = (Decoder::new(to_head, false), BytesMut::new(), Vec::new());
-    for piece in response.chunks(size) {
-        bytes.extend_from_slice(piece);
-        while let Some(part) = decoder.decode(&mut bytes)? {
-            match (parts.last_mut(), part) {
-                (Some(Part::Data(before)), Part::Data(data)) => {
-                    *before = [&before[..], &data].concat().into();
-                }
-                (_, part) => parts.push(part),
-            }
-        }
-    }
-    if !decoder.is_done() {
-        parts.push(decoder.decode_end()?);
-    }
-    Ok(parts)
 }
 
 fn metered(bytes: &[u8], size: usize) -> (Option<Flood>, Option<u64>) {

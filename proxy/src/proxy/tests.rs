@@ -46,8 +46,32 @@ fn connect(proxy: &Proxy) -> TcpStream {
     stream
 }
 
+/// An origin: each connection is served by this, request by request, with the head that came.
+fn origin(serve: impl Fn(&mut TcpStream, &str) -> bool + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let serve = serve.clone();
+            thread::spawn(move || {
+                let mut head = Vec::new();
+                while read_head(&mut stream, &mut head) && serve(&mut stream, &String::from_utf8_lossy(&head))
+                {
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// False if nobody is there any more.
+fn answer(stream: &mut TcpStream, text: &str) -> bool {
+    stream.write_all(text.as_bytes()).is_ok()
+}
+
 /// Reads a head to its end; false if there is none.
-fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> bool {
+fn read_head(stream: &mut impl Read, head: &mut Vec<u8>) -> bool {
     head.clear();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

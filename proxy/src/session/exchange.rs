@@ -20,6 +20,7 @@ use tokio::task::coop::has_budget_remaining;
 
 use super::{
     attempts::Attempts,
+    awaited::{Awaited, Backlog},
     client::{Routed, Session},
     timing::Timing,
 };
@@ -93,55 +94,6 @@ pub(super) enum Broken {
     Upstream,
 }
 
-/// What an exchange waits for: that says how long, and whose fault it is when it does not come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Awaited {
-    /// More of the request.
-    Client,
-    /// The client, to take more of its answer.
-    ClientRoom,
-    /// The upstream, to take more of the request.
-    UpstreamRoom,
-    /// The upstream's answer.
-    Answer,
-    /// More of the answer.
-    Stream,
-    /// Either side of a tunnel.
-    Tunnel,
-}
-
-impl Awaited {
-    fn timeout(self, timeouts: &Timeouts) -> Duration {
-        match self {
-            Self::Client => timeouts.body,
-            // Half of it: half way, and at its end, the peer's kernel is asked whether it has taken anything.
-            Self::ClientRoom | Self::UpstreamRoom => timeouts.body / 2,
-            Self::Answer => timeouts.response,
-            Self::Stream => timeouts.stream,
-            Self::Tunnel => timeouts.tunnel,
-        }
-    }
-}
-
-/// What a peer had not acknowledged at the last look, of which there are two in its time.
-#[derive(Debug, Default)]
-struct Backlog {
-    bytes: Option<usize>,
-    /// The last look found it as it had been before.
-    is_stuck: bool,
-}
-
-impl Backlog {
-    /// False when the peer has taken nothing from one look to the next and the one after that. Two, because a receiver opens its window
-    /// in steps of a sixteenth of its buffer: up to 400 kB.
-    fn note(&mut self, bytes: usize) -> bool {
-        let (is_first, before) = (self.bytes.is_none(), self.bytes.replace(bytes));
-        let is_same = before.is_none_or(|before| bytes >= before);
-        let was_stuck = std::mem::replace(&mut self.is_stuck, is_same);
-        is_first || !is_same || !was_stuck
-    }
-}
-
 /// The request's way to the upstream.
 #[derive(Debug, Default)]
 pub(super) struct RequestSide {
@@ -185,7 +137,7 @@ pub(crate) struct Exchange {
     /// It is this client's alone.
     pub(super) is_bound: bool,
     /// Of the peer for whose room it waits.
-    backlog: Backlog,
+    pub(super) backlog: Backlog,
     pub(super) timing: Timing,
     /// What the access log is to know; none without one.
     pub(super) record: Option<Record>,
@@ -235,7 +187,7 @@ impl Exchange {
     }
 
     /// How long its phases may take.
-    fn timeouts(&self, session: &Session) -> Timeouts {
+    pub(super) fn timeouts(&self, session: &Session) -> Timeouts {
         let rules = self.request.routed.rules.as_ref();
         rules.map_or_else(|| session.worker.settings().timeouts, |rules| rules.timeouts)
     }
@@ -306,6 +258,11 @@ impl Exchange {
         self.response.half.head.is_some() && self.response.half.has_left()
     }
 
+    /// Request or response are on their way.
+    pub(super) fn is_moving(&self) -> bool {
+        matches!(self.stage, Stage::Relay | Stage::Rest)
+    }
+
     pub(super) fn is_tunnel(&self) -> bool {
         self.response.half.head.is_some_and(|head| head.status == 101)
     }
@@ -324,62 +281,6 @@ impl Exchange {
             && !request.is_continued
             && request.half.data_bytes_in() == 0
             && !request.half.is_done()
-    }
-
-    /// What moves next, of a request and a response that are both as far as they can be.
-    pub(super) fn awaited(&self) -> Awaited {
-        let (request, response) = (&self.request.half, &self.response.half);
-        if self.is_tunnel() {
-            Awaited::Tunnel
-        } else if !response.is_flushed() {
-            Awaited::ClientRoom
-        } else if response.head.is_some() && !response.is_done() {
-            Awaited::Stream
-        } else if response.head.is_none() && (request.has_left() || request.is_cut()) {
-            Awaited::Answer
-        } else if request.is_flushed() && self.is_undecided() {
-            // The client does nothing wrong.
-            Awaited::Answer
-        } else if !request.is_flushed() && !request.is_cut() {
-            Awaited::UpstreamRoom
-        } else {
-            Awaited::Client
-        }
-    }
-
-    /// Gives more time to whoever is waited for, if anything has moved.
-    pub(super) fn rearm(&mut self, session: &Session) {
-        if self.request.half.take_moved() | self.response.half.take_moved() {
-            self.backlog = Backlog::default();
-            session.deadline.set(self.awaited().timeout(&self.timeouts(session)));
-        }
-    }
-
-    /// Whether the peer for whose room it waits may still be taking what is queued for it, and has more time then. A kernel takes
-    /// megabytes, and says that there is room again when a third of them has left: by that alone, a client that reads 25 kB/s has not
-    /// moved for a minute.
-    fn is_taken(&mut self, session: &Session) -> bool {
-        if !matches!(self.stage, Stage::Relay | Stage::Rest) {
-            return false;
-        }
-        let awaited = self.awaited();
-        let taker = match awaited {
-            Awaited::ClientRoom => session.client.unacknowledged_bytes(),
-            Awaited::UpstreamRoom => self.upstream.as_ref().and_then(Link::unacknowledged_bytes),
-            _ => None,
-        };
-        let Some(bytes) = taker else { return false };
-        let is_taken = self.backlog.note(bytes);
-        if is_taken {
-            if self.backlog.is_stuck {
-                match awaited {
-                    Awaited::ClientRoom => session.client.make_room(),
-                    _ => self.upstream.iter().for_each(Link::make_room),
-                }
-            }
-            session.deadline.set(awaited.timeout(&self.timeouts(session)));
-        }
-        is_taken
     }
 
     pub(super) fn note_fault(&self, fault: Fault, session: &Session) {
@@ -500,23 +401,5 @@ impl Exchange {
             Stage::Rest => Step::Linger,
             Stage::Refuse | Stage::Linger => Step::End(Outcome::Close),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_is_stuck_at_the_second_look_that_finds_it_as_it_was() {
-        let stuck_after = |looks: &[usize]| {
-            let mut backlog = Backlog::default();
-            looks.iter().position(|bytes| !backlog.note(*bytes))
-        };
-        assert_eq!(stuck_after(&[9]), None);
-        assert_eq!(stuck_after(&[9, 9]), Some(1), "it has taken nothing since the first look");
-        assert_eq!(stuck_after(&[9, 8, 8]), None, "one step of its window may take so long");
-        assert_eq!(stuck_after(&[9, 8, 8, 8]), Some(3));
-        assert_eq!(stuck_after(&[9, 8, 8, 7, 7]), None);
     }
 }

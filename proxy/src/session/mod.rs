@@ -2,11 +2,13 @@
 
 mod attempt;
 mod attempts;
+mod awaited;
 mod bound;
 pub(crate) mod client;
 mod ending;
 pub(crate) mod exchange;
 pub(crate) mod http;
+mod patience;
 mod request;
 mod response;
 mod shelf;

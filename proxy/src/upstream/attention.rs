@@ -1,4 +1,4 @@
-//! Whether somebody looks at how long answers take: only then workers read a clock for it.
+//! Whether somebody looks at how long each endpoint takes to answer: only then workers read a clock for it, and add to what they share.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

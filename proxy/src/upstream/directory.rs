@@ -3,12 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use feed::{EndpointId, EndpointState, Name, RoleTable};
+use program::metrics::Times;
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -22,8 +24,12 @@ use super::{
 use crate::{
     config::Address,
     route::{Table, Target},
-    stats::{Answers, Latencies, Times},
+    stats::{Answers, Latencies, Phase},
 };
+
+/// How long a role is told of that no plan names and nobody claims a route for any more: long enough that whoever has lost all of a
+/// service's nodes is called, and short enough that a service that was given up is not missed for ever.
+pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(3600);
 
 /// An endpoint and what is known of it across workers.
 #[derive(Debug)]
@@ -120,6 +126,8 @@ impl Listing {
 #[derive(Debug)]
 pub(crate) struct Role {
     pub(crate) name: Name,
+    /// Since when no plan names it, and nobody claims a route for it.
+    unnamed: Mutex<Option<Instant>>,
     /// It is balanced by keys.
     is_keyed: AtomicBool,
     listing: watch::Sender<Arc<Listing>>,
@@ -129,7 +137,6 @@ pub(crate) struct Role {
     /// By worker.
     pub(crate) answers: Vec<Arc<Answers>>,
     /// By worker, too.
-    pub(crate) times: Vec<Arc<Times>>,
     pub(crate) latencies: Vec<Arc<Latencies>>,
 }
 
@@ -181,7 +188,7 @@ impl Directory {
         self.roles.borrow().iter().find(|role| role.name.as_str() == name).cloned()
     }
 
-    /// Whether somebody wants to know how long answers take.
+    /// Whether somebody wants to know how long the answers of each endpoint take.
     pub(crate) fn attention(&self) -> &Arc<Attention> {
         &self.attention
     }
@@ -190,13 +197,13 @@ impl Directory {
     pub(crate) fn add(&self, name: &Name, is_keyed: bool) -> Arc<Role> {
         let role = Arc::new(Role {
             name: name.clone(),
+            unnamed: Mutex::default(),
             is_keyed: AtomicBool::new(is_keyed),
             listing: watch::Sender::new(Arc::default()),
             applied: (0..self.workers).map(|_| AtomicU64::new(0)).collect(),
             some_applied: Notify::new(),
             turns: Turns::new(self.workers),
             answers: (0..self.workers).map(|_| Arc::default()).collect(),
-            times: (0..self.workers).map(|_| Arc::default()).collect(),
             latencies: (0..self.workers).map(|_| Arc::default()).collect(),
         });
         self.roles.send_modify(|roles| Arc::make_mut(roles).push(role.clone()));
@@ -255,6 +262,20 @@ impl Role {
         version
     }
 
+    /// Whether a plan names it, or somebody claims a route for it.
+    pub(crate) fn set_named(&self, is_named: bool, now: Instant) {
+        let mut unnamed = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        *unnamed = if is_named { None } else { unnamed.or(Some(now)) };
+    }
+
+    /// Whether its state is anything to anybody.
+    pub(crate) fn is_told(&self, now: Instant) -> bool {
+        let unnamed = *self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        unnamed.is_none_or(|since| now.saturating_duration_since(since) < TOLD_AFTER)
+            || self.waiting() > 0
+            || self.listing().in_flight() > 0
+    }
+
     /// Has its endpoints found by keys, or no more.
     pub(crate) fn set_keyed(&self, is_keyed: bool) {
         if self.is_keyed.swap(is_keyed, Ordering::AcqRel) != is_keyed {
@@ -297,6 +318,11 @@ impl Role {
         self.listing.borrow().clone()
     }
 
+    /// How long a phase of requests took, by worker.
+    pub(crate) fn times(&self, phase: Phase) -> impl Iterator<Item = &Times> + Clone {
+        self.latencies.iter().filter_map(move |latencies| latencies.of(phase))
+    }
+
     /// Requests that wait for an upstream.
     pub(crate) fn waiting(&self) -> u32 {
         self.turns.waiting()
@@ -319,5 +345,32 @@ impl Role {
         let draining = listing.endpoints.iter().filter(|e| e.state == EndpointState::Draining);
         let count = |e: &Arc<Endpoint>| (e.id, e.health.in_flight.load(Ordering::Acquire));
         draining.map(count).filter(|(_, in_flight)| *in_flight > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Directory {
+        /// Of two workers and one role, with so many upstreams.
+        pub(crate) fn sample(role: &str, count: u16) -> Self {
+            let role: Name = role.parse().unwrap();
+            let directory = Self::new(std::slice::from_ref(&role), 2, |_| false);
+            let endpoint = |n: u16| feed::Endpoint {
+                node: format!("n{n}").parse().unwrap(),
+                instance: n.into(),
+                addr: ([127, 0, 0, 1], n).into(),
+                state: EndpointState::Ready,
+                weight: 100,
+                since: 0.0,
+                gossip_port: 1,
+                tags: feed::Tags::default(),
+                routes: feed::Routes::default(),
+            };
+            let table = RoleTable::new(role, 1, (1..=count).map(endpoint).collect());
+            directory.roles()[0].publish(&table);
+            directory
+        }
     }
 }

@@ -145,6 +145,10 @@ impl Sources {
             claimed.filter_map(|(route, role)| Some((route.clone(), Target::Role(self.position(role)?))));
         let routes: Table<Target> = planned.chain(claimed).collect();
         self.directory.publish_routes(routes);
+        let (named, now) = (known.plan.named_roles(), Instant::now());
+        for role in self.directory.roles().iter() {
+            role.set_named(named.contains(&role.name) || known.claims.contains_key(&role.name), now);
+        }
     }
 
     fn position(&self, role: &Name) -> Option<usize> {
@@ -275,8 +279,10 @@ pub(crate) fn fixed_endpoint(position: usize, addr: &Address) -> Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::{config::Plan, route::Key};
+    use crate::{config::Plan, route::Key, upstream::directory::TOLD_AFTER};
 
     fn plan(text: &str) -> Arc<Plan> {
         let text = format!("listen = ['http://127.0.0.1:0']\n{text}");
@@ -362,6 +368,38 @@ mod tests {
         follower.sources.add_roles(&back).await;
         follower.sources.apply_plan(back).await;
         assert_eq!(found("/").as_deref(), Some("accounts"));
+    }
+
+    #[tokio::test]
+    async fn a_role_that_no_plan_and_no_claim_leads_to_is_told_of_for_a_while() {
+        let (mut follower, directory) = follower("route = [{ match = 'a.example', role = 'web' }]");
+        follower.apply_table(&table("accounts", &["/"])).await;
+        let is_told = |name: &str, later| directory.role(name).unwrap().is_told(Instant::now() + later);
+        follower.apply_table(&RoleTable::new("accounts".parse().unwrap(), 2, Vec::new())).await;
+        assert!(is_told("accounts", Duration::ZERO) && !is_told("accounts", TOLD_AFTER));
+        assert!(is_told("web", TOLD_AFTER), "the plan names it");
+        follower.apply_table(&table("accounts", &["/"])).await;
+        assert!(is_told("accounts", TOLD_AFTER), "it is back");
+        follower.sources.apply_plan(plan("")).await;
+        assert!(is_told("accounts", TOLD_AFTER) && !is_told("web", TOLD_AFTER));
+    }
+
+    /// Whom a request reaches when its service leaves: nobody until it has left, rather than somebody who does not know it. One that
+    /// drains has said that nothing is under way there, and may end at any moment.
+    #[tokio::test]
+    async fn a_claim_holds_as_long_as_its_only_node_drains_and_others_have_its_requests_afterwards() {
+        let (mut follower, directory) = follower("route = [{ match = '/', role = 'web' }]");
+        let ready = table("accounts", &["/api"]);
+        follower.apply_table(&ready).await;
+        let draining: Vec<Endpoint> = ready
+            .endpoints()
+            .iter()
+            .map(|e| Endpoint { state: EndpointState::Draining, ..e.clone() })
+            .collect();
+        follower.apply_table(&RoleTable::new("accounts".parse().unwrap(), 2, draining)).await;
+        assert_eq!(found(&directory, "a", "/api/x").as_deref(), Some("accounts"));
+        follower.apply_table(&RoleTable::new("accounts".parse().unwrap(), 3, Vec::new())).await;
+        assert_eq!(found(&directory, "a", "/api/x").as_deref(), Some("web"));
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{Balance, UpstreamProtocol, UpstreamRules},
     error::{Fault, Refusal},
-    stats::{Answers, Latencies, Times},
+    stats::{Answers, Latencies},
 };
 
 /// An endpoint and this worker's idle connections to it.
@@ -49,7 +49,6 @@ pub(crate) struct Roster {
     retries: Budget,
     queue: Rc<Queue>,
     pub(crate) answers: Arc<Answers>,
-    times: Arc<Times>,
     pub(crate) latencies: Arc<Latencies>,
 }
 
@@ -128,7 +127,6 @@ impl Roster {
             sweeper,
             queue: Queue::new(role.turns.clone(), worker),
             answers: role.answers[worker].clone(),
-            times: role.times[worker].clone(),
             latencies: role.latencies[worker].clone(),
         }
     }
@@ -338,7 +336,6 @@ impl Roster {
         if let Some(from) = lease.timed_from {
             let us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
             tally.note_time(us);
-            self.times.note(us);
         }
         if status >= 500 {
             tally.note_failure();

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use feed::{
     Name,
     control::{self, Answer, FRONT, PROXY, Question},
-    report::NodeLoad,
+    report::{NodeLoad, RoleLoad},
 };
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
@@ -62,7 +63,10 @@ pub(crate) struct Own {
 impl Own {
     /// Asks the role's process, if it can be asked.
     pub(crate) async fn load(self) -> NodeLoad {
-        NodeLoad { node: self.node, held_up_by: self.held_up_by, roles: roles(&self.feed).await }
+        let (proxy, front) = tokio::join!(ask_role(&self.feed, PROXY), ask_role(&self.feed, FRONT));
+        let silent = proxy.is_none() || front.is_none();
+        let roles = [proxy, front].into_iter().flatten().flatten().collect();
+        NodeLoad { node: self.node, held_up_by: self.held_up_by, roles, silent }
     }
 
     /// The packet that answers another sidecar.
@@ -72,15 +76,15 @@ impl Own {
     }
 }
 
-/// What the consumers whose feed is there have to do. Of one that cannot be asked nothing is known, and of one that says anything else.
-async fn roles(feed: &Path) -> Vec<feed::report::RoleLoad> {
-    let mut roles = Vec::new();
-    for program in [PROXY, FRONT] {
-        if let Ok(Answer::Done(told)) = control::ask(feed, program, Question::Load).await {
-            roles.append(&mut serde_json::from_str(&told).unwrap_or_default());
-        }
+/// What the consumer of this program has to do whose feed is there: nothing where there is none that can be asked, or that says anything
+/// else. None if it is there and does not answer: it may be frozen.
+async fn ask_role(feed: &Path, program: &str) -> Option<Vec<RoleLoad>> {
+    match control::ask(feed, program, Question::Load).await {
+        Ok(Answer::Done(told)) => Some(serde_json::from_str(&told).unwrap_or_default()),
+        // A Unix socket takes no more connections: they wait for somebody to accept them.
+        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => None,
+        Ok(Answer::Refused(_)) | Err(_) => Some(Vec::new()),
     }
-    roles
 }
 
 /// What one sidecar needs to ask all.
@@ -124,6 +128,9 @@ impl Survey {
         drop(answers);
         loads.at_ms = unix_ms();
         loads.nodes.push(own);
+        for silent in loads.nodes.iter().filter(|load| load.silent) {
+            loads.missing.insert(silent.node.clone(), "its role's process did not answer in time".to_owned());
+        }
         loads.nodes.sort_by(|a, b| a.node.cmp(&b.node));
         loads
     }
@@ -201,11 +208,29 @@ mod tests {
         }
     }
 
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn whose_process_is_there_and_does_not_answer_is_missing_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let feed = dir.path().join("feed.sock");
+        // As frozen processes do: the kernel takes connections for them.
+        let _frozen = [PROXY, FRONT]
+            .map(|program| std::os::unix::net::UnixListener::bind(control::path(&feed, program)).unwrap());
+        let own = Own { node: "proxy1".parse().unwrap(), held_up_by: None, feed };
+        let gate = gate("127.0.0.1:1".parse().unwrap());
+        let survey = Survey { own, others: Vec::new(), gate, envelope: Envelope::new("default") };
+        let started = Instant::now();
+        let loads = survey.take().await;
+        assert!(started.elapsed() < PERIOD_MAX, "{:?}", started.elapsed());
+        let missing =
+            BTreeMap::from([("proxy1".parse().unwrap(), "its role's process did not answer in time".into())]);
+        assert_eq!(loads.missing, missing);
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn of_a_role_that_cannot_be_asked_nothing_is_known() {
         let dir = tempfile::tempdir().unwrap();
         let node: Name = "app1".parse().unwrap();
         let own = Own { node: node.clone(), held_up_by: None, feed: dir.path().join("feed.sock") };
-        assert_eq!(own.load().await, NodeLoad { node, held_up_by: None, roles: Vec::new() });
+        assert_eq!(own.load().await, NodeLoad { node, held_up_by: None, roles: Vec::new(), silent: false });
     }
 }

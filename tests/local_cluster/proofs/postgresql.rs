@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Signal, geteuid};
 
 use super::short_or_long;
-use crate::support::{network::Network, program::Running, skip, wait::until};
+use crate::support::{network::Network, program::Running, skip, stop::Stop, wait::until};
 
 /// Where Debian and Ubuntu have PostgreSQL's programs, a folder for each version.
 const PROGRAMS: &str = "/usr/lib/postgresql";
@@ -148,13 +148,6 @@ impl Scene {
             }
             answered
         };
-        /// A test that fails meanwhile ends its clients.
-        struct Stop<'a>(&'a AtomicBool);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
         thread::scope(|scope| {
             let stop = Stop(&stopping);
             let clients = scope.spawn(ask);

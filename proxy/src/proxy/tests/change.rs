@@ -22,20 +22,7 @@ fn change(proxy: &Proxy, args: &Args, text: &str) -> anyhow::Result<Change> {
 
 /// An upstream that answers every request with this status.
 fn upstream(status: u16) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            thread::spawn(move || {
-                let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
-                while read_head(&mut stream, &mut Vec::new()) {
-                    stream.write_all(answer.as_bytes()).unwrap();
-                }
-            });
-        }
-    });
-    addr
+    origin(move |stream, _| answer(stream, &format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n")))
 }
 
 fn ask(stream: &mut TcpStream, target: &str) -> u16 {

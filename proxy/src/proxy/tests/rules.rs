@@ -21,24 +21,15 @@ fn start_routed(routes: &str, upstreams: &[(&str, &[SocketAddr])]) -> (tempfile:
 
 /// An upstream that answers every request with the head that it got, as its body.
 fn echo(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            thread::spawn(move || {
-                let mut head = Vec::new();
-                while read_head(&mut stream, &mut head) {
-                    let length = head.len();
-                    let start = format!(
-                        "HTTP/1.1 200 x\r\nServer: {name}\r\nX-Inner: y\r\nContent-Length: {length}\r\n\r\n"
-                    );
-                    stream.write_all(&[start.as_bytes(), &head].concat()).unwrap();
-                }
-            });
-        }
-    });
-    addr
+    origin(move |stream, head| {
+        let length = head.len();
+        answer(
+            stream,
+            &format!(
+                "HTTP/1.1 200 x\r\nServer: {name}\r\nX-Inner: y\r\nContent-Length: {length}\r\n\r\n{head}"
+            ),
+        )
+    })
 }
 
 struct Answer {

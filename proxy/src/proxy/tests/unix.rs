@@ -40,7 +40,8 @@ fn start_echo(path: &Path) {
 fn serve_echo(listener: &UnixListener) {
     for mut stream in listener.incoming().map_while(Result::ok) {
         thread::spawn(move || {
-            while let Some(head) = read_until_blank(&mut stream) {
+            let mut head = Vec::new();
+            while read_head(&mut stream, &mut head) {
                 let start = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", head.len());
                 if stream.write_all(&[start.as_bytes(), &head].concat()).is_err() {
                     return;
@@ -48,16 +49,6 @@ fn serve_echo(listener: &UnixListener) {
             }
         });
     }
-}
-
-fn read_until_blank(stream: &mut impl Read) -> Option<Vec<u8>> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    Some(head)
 }
 
 fn connect_at(path: &Path) -> UnixStream {
@@ -69,7 +60,9 @@ fn connect_at(path: &Path) -> UnixStream {
 /// The status, and the head that the upstream got.
 fn ask(stream: &mut UnixStream, bytes: &str) -> (u16, String) {
     stream.write_all(bytes.as_bytes()).unwrap();
-    let head = String::from_utf8(read_until_blank(stream).expect("an answer")).unwrap();
+    let mut head = Vec::new();
+    assert!(read_head(stream, &mut head), "no answer");
+    let head = String::from_utf8(head).unwrap();
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
     let mut body = vec![0; length.parse().unwrap()];
     stream.read_exact(&mut body).unwrap();

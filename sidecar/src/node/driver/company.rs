@@ -15,11 +15,11 @@ use crate::{
     node::{
         link::{SharedGate, unix_ms},
         seeds::{Known, Sources},
-        stream::{read_packet, write_packet},
+        stream::{read_beginning, read_packet_within, write_packet},
     },
     wire::{
         gate::Session,
-        packet::{Envelope, Kind, PacketError},
+        packet::{DATAGRAM_BYTES_MAX, Envelope, Kind, PacketError},
     },
 };
 
@@ -128,7 +128,7 @@ async fn listen(
     let has_keys = Session::is_greeted(&gate.borrow());
     let mut greeting = None;
     if has_keys {
-        greeting = match timeout(ANSWER_TIMEOUT, read_packet(&mut stream)).await {
+        greeting = match timeout(ANSWER_TIMEOUT, read_packet_within(&mut stream, DATAGRAM_BYTES_MAX)).await {
             Err(_) => return "it does not seal its gossip, and this node has a --key-file",
             Ok(Err(_)) => return HANGS_UP,
             Ok(Ok(greeting)) => Some(greeting),
@@ -142,7 +142,7 @@ async fn listen(
     };
     let answer = async {
         write_packet(&mut stream, &sealed).await.ok()?;
-        read_packet(&mut stream).await.ok()
+        read_beginning(&mut stream, DATAGRAM_BYTES_MAX).await.ok()
     };
     match timeout(ANSWER_TIMEOUT, answer).await {
         Err(_) => "it accepts a connection and does not answer",
