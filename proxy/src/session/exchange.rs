@@ -382,7 +382,8 @@ impl Exchange {
             Stage::Head => self.refuse(Refusal::HeaderTimeout, session),
             Stage::Pick => self.refuse(Refusal::QueueTimeout, session),
             Stage::Connect => self.handle_failure(AttemptFailure::ConnectTimeout, session),
-            Stage::Relay if self.is_answering() => {
+            // A client that takes nothing would not take a refusal either, and its upstream has done its part.
+            Stage::Relay if self.is_answering() || self.awaited() == Awaited::ClientRoom => {
                 if self.awaited() == Awaited::Stream {
                     self.note_fault(Fault::Truncated, session);
                 }
