@@ -92,6 +92,8 @@ struct Front {
 struct Told {
     answered: Cell<u64>,
     errors: Cell<u64>,
+    /// Apps that were asked after another had failed.
+    retries: Cell<u64>,
     /// How long answers took to begin.
     times_us: RefCell<BTreeMap<u64, u64>>,
 }
@@ -148,6 +150,7 @@ impl Front {
             queued: 0,
             answered: self.told.answered.get(),
             errors: self.told.errors.get(),
+            retries: self.told.retries.get(),
             times_us: self.told.times_us.borrow().clone(),
             endpoints: self.pool.borrow().loads(Instant::now().into_std()),
             untold: 0,
@@ -167,6 +170,9 @@ impl Front {
             let now = Instant::now().into_std();
             let Some(lease) = self.pool.borrow().choose(&tried, now, &mut rand::rng()) else { break };
             let app = Rc::clone(lease.app());
+            if !tried.is_empty() {
+                self.told.retries.update(|n| n + 1);
+            }
             let asked = Instant::now();
             let answer = tokio::select! {
                 answer = call::ask(lease, method, &self.greeting) => answer,
