@@ -13,6 +13,7 @@ pub(crate) mod program;
 pub(crate) mod prometheus;
 #[path = "../../support/skip.rs"]
 pub(crate) mod skip;
+pub(crate) mod tmux;
 pub(crate) mod turns;
 pub(crate) mod wait;
 #[path = "../../support/wrk.rs"]
