@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    io::{self, IsTerminal, Stdout},
+    io::{self, BufWriter, IsTerminal, Stdout},
     panic,
     process::ExitCode,
     rc::Rc,
@@ -38,6 +38,8 @@ use super::{
 
 /// What a shell shows of a program that a signal has ended.
 const ENDED_BY_SIGNAL: u8 = 128;
+/// A screen is written at once, where it is not greater than any that people have.
+const FRAME_BYTES: usize = 64 * 1024;
 /// How soon another try follows one that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -60,7 +62,7 @@ fn theme() -> Theme {
 }
 
 /// The terminal, while it is drawn on.
-struct Session(Terminal<CrosstermBackend<Stdout>>);
+struct Session(Terminal<CrosstermBackend<BufWriter<Stdout>>>);
 
 impl Session {
     fn begin() -> io::Result<Self> {
@@ -73,8 +75,9 @@ impl Session {
             }));
         });
         enable_raw_mode()?;
+        let whole = BufWriter::with_capacity(FRAME_BYTES, io::stdout());
         let begun = execute!(io::stdout(), EnterAlternateScreen, cursor::Hide)
-            .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+            .and_then(|()| Terminal::new(CrosstermBackend::new(whole)));
         begun.map(Self).inspect_err(|_| give_back())
     }
 }

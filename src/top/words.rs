@@ -12,8 +12,8 @@ pub(super) fn short(n: f64) -> String {
         n if n >= 999_500.0 => format!("{:.1}M", n / 1e6),
         n if n >= 9_999.5 => format!("{:.0}k", n / 1e3),
         n if n >= 999.5 => format!("{:.1}k", n / 1e3),
-        n if n >= 9.95 || n < 0.05 => format!("{n:.0}"),
-        n => format!("{n:.1}"),
+        n if (0.05..9.95).contains(&n) => format!("{n:.1}"),
+        n => format!("{n:.0}"),
     }
 }
 
