@@ -253,7 +253,6 @@ fn what_others_have_chosen_moves_no_terminal_and_breaks_no_column() {
     let text = plain::text(screen.picture.as_ref().unwrap());
     assert!(!text.contains(|c: char| c != '\n' && c.is_control()), "{text:?}");
     let long = members[0]["name"].as_str().unwrap().len();
-    let mut members = members;
     members[0]["name"] = json!("n".repeat(63));
     let mut screen = Screen::default();
     screen.show(Picture::of(None, &look_with(&members, &json!({"at_ms": 1, "nodes": [], "missing": {}}))));
