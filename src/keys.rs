@@ -11,6 +11,7 @@ use sidecar::wire::keyring::{Fingerprint, Key};
 
 use crate::{
     ask::Target,
+    progress::Progress,
     say::{escaped, say},
 };
 
@@ -100,7 +101,9 @@ fn read(key: String, parse: fn(&str) -> Result<String, String>) -> anyhow::Resul
 }
 
 async fn ask(target: &Target, order: KeysOrder) -> anyhow::Result<Vec<KeysAt>> {
-    match target.ask(ToSidecar::Keys(order)).await?.next().await? {
+    let progress = Progress::waiting("every member to say which keys it has");
+    let answered = async { Ok::<_, anyhow::Error>(target.ask(ToSidecar::Keys(order)).await?.next().await?) };
+    match progress.during(answered).await? {
         FromSidecar::Keys(members) => Ok(members),
         _ => bail!("the sidecar answered something else than keys"),
     }

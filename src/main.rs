@@ -6,9 +6,14 @@
 mod ask;
 mod cli;
 mod container;
+#[cfg(any(feature = "local", feature = "top"))]
+mod http;
 mod keys;
 mod place;
+mod progress;
 mod say;
+#[cfg(feature = "top")]
+mod top;
 #[cfg(feature = "local")]
 mod up;
 
@@ -71,6 +76,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Leave(args) => ask::leave(args).await?,
         Command::ForceLeave(args) => ask::force_leave(args).await?,
         Command::Explain(args) => ask::explain(args).await?,
+        #[cfg(feature = "top")]
+        Command::Top(args) => return top::top(args).await,
         Command::Keys(command) => return keys::keys(command).await,
         Command::Check(args) => return cli::check(args),
         #[cfg(feature = "manual")]

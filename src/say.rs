@@ -8,6 +8,8 @@ use std::{
     process,
 };
 
+use crate::progress;
+
 #[cfg(feature = "local")]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -30,7 +32,7 @@ pub(crate) use mention;
 pub(crate) use say;
 
 pub(crate) fn answer(line: fmt::Arguments<'_>) {
-    match writeln!(io::stdout().lock(), "{line}") {
+    match writeln!(io::stdout().lock(), "{}{line}", progress::place()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(ENDED_BY_SIGPIPE),
         Err(error) => {
@@ -54,7 +56,7 @@ pub(crate) fn end_unless_heard() {
 
 #[cfg(feature = "local")]
 pub(crate) fn remark(line: fmt::Arguments<'_>) {
-    program::stdout().push(format!("{line}\n").as_bytes());
+    program::stdout().push(format!("{}{line}\n", progress::place()).as_bytes());
 }
 
 /// What another program says, on one line and harmless to a terminal: it must not pass for a line of ours, move the cursor, or turn the

@@ -93,6 +93,8 @@ struct Front {
 struct Told {
     answered: Cell<u64>,
     errors: Cell<u64>,
+    /// Apps that were asked after another had failed.
+    retries: Cell<u64>,
     /// How long answers took to begin.
     times: Times,
 }
@@ -150,6 +152,7 @@ impl Front {
             answered: self.told.answered.get(),
             errors: self.told.errors.get(),
             times_us: Times::counts_us(std::iter::once(&self.told.times)).collect(),
+            retries: self.told.retries.get(),
             endpoints: self.pool.borrow().loads(Instant::now().into_std()),
             untold: 0,
         };
@@ -168,6 +171,9 @@ impl Front {
             let now = Instant::now().into_std();
             let Some(lease) = self.pool.borrow().choose(&tried, now, &mut rand::rng()) else { break };
             let app = Rc::clone(lease.app());
+            if !tried.is_empty() {
+                self.told.retries.update(|n| n + 1);
+            }
             let asked = Instant::now();
             let answer = tokio::select! {
                 answer = call::ask(lease, method, &self.greeting) => answer,

@@ -37,6 +37,7 @@ pub(crate) struct App<C> {
     in_flight: Cell<u32>,
     tally: Tally,
     ejected_until: Cell<Option<Instant>>,
+    ejections: Cell<u64>,
     idle: RefCell<Vec<C>>,
     /// Told when a table has it as a suspect, or not at all, and others as ready.
     lost: Notify,
@@ -105,6 +106,7 @@ impl<C> Pool<C> {
             timed: app.tally.timed.get(),
             timed_us: app.tally.timed_us.get(),
             ejected: app.is_ejected(now),
+            ejections: app.ejections.get(),
         };
         self.0.values().map(load).collect()
     }
@@ -170,6 +172,7 @@ impl<C> App<C> {
             in_flight: Cell::new(0),
             tally: Tally::default(),
             ejected_until: Cell::new(None),
+            ejections: Cell::new(0),
             idle: RefCell::default(),
             lost: Notify::new(),
         })
@@ -178,6 +181,7 @@ impl<C> App<C> {
     /// The app failed: for [`EJECTION`] it is chosen only when there is no other.
     pub(crate) fn eject(&self, now: Instant) {
         self.ejected_until.set(Some(now + EJECTION));
+        self.ejections.update(|n| n + 1);
     }
 
     /// A request failed there, or was answered by an error.

@@ -23,6 +23,9 @@ pub struct RoleLoad {
     /// and those of them whose answer was an error of the server (5xx).
     #[serde(default)]
     pub errors: u64,
+    /// Further attempts for requests that an endpoint had failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u64,
     /// How many answers began after so many microseconds at most, and after more than the bound before: those that there were.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub times_us: BTreeMap<u64, u64>,
@@ -55,6 +58,9 @@ pub struct EndpointLoad {
     /// It is spared, because it failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ejected: bool,
+    /// How often it was spared.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ejections: u64,
 }
 
 /// What one node says of itself to another that asks.
@@ -71,6 +77,17 @@ pub struct NodeLoad {
     /// It has one that is there and did not answer: what it has to do is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub silent: bool,
+}
+
+/// What came of asking all nodes.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loads {
+    /// When all of it had come, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What members say of themselves.
+    pub nodes: Vec<NodeLoad>,
+    /// Who should have said something, and why nothing came.
+    pub missing: BTreeMap<Name, String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
@@ -94,6 +111,7 @@ mod tests {
             timed: 2,
             timed_us: 900,
             ejected: false,
+            ejections: 0,
         };
         let load = NodeLoad {
             node: "proxy1".parse().unwrap(),
@@ -105,6 +123,7 @@ mod tests {
                 answered: 99,
                 errors: 1,
                 times_us: BTreeMap::from([(500, 2)]),
+                retries: 0,
                 endpoints: vec![endpoint],
                 untold: 0,
             }],

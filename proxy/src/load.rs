@@ -41,6 +41,7 @@ fn load(role: &Role, room: &mut usize) -> RoleLoad {
         queued: role.waiting(),
         answered,
         errors,
+        retries: role.answers.iter().map(|answers| answers.retries()).sum(),
         times_us,
         endpoints,
         untold,
@@ -59,6 +60,7 @@ fn endpoint_load(endpoint: &Endpoint) -> EndpointLoad {
         timed: tally.timed.load(Ordering::Relaxed),
         timed_us: tally.timed_us.load(Ordering::Relaxed),
         ejected: health.is_doubtful(),
+        ejections: health.pauses().into(),
     }
 }
 
@@ -90,16 +92,20 @@ mod tests {
         role.latencies[1].note(Phase::FirstByte, Duration::from_micros(900));
         role.latencies[1].note(Phase::Whole, Duration::from_secs(1));
         role.answers[0].note(Verb::Get, 200);
+        role.answers[0].note_retry();
+        role.answers[1].note_retry();
         role.answers[1].note(Verb::Get, 503);
         let load = read(&directory);
         assert_eq!((load.queued, load.answered, load.errors, load.untold), (0, 2, 1, 0));
         assert_eq!(load.times_us.into_iter().collect::<Vec<_>>(), [(1000, 2)]);
+        assert_eq!(load.retries, 2);
         let told = &load.endpoints[1];
         assert_eq!((told.node.as_str(), told.instance, told.in_flight), ("n2", 2, 2));
         assert_eq!((told.requests, told.failures, told.timed, told.timed_us), (3, 1, 1, 1000));
         assert!(!told.ejected && load.endpoints[0].requests == 0);
         health.eject_now(0);
-        assert!(read(&directory).endpoints[1].ejected);
+        let told = &read(&directory).endpoints[1];
+        assert!(told.ejected && told.ejections == 1);
     }
 
     #[test]

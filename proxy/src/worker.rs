@@ -315,9 +315,18 @@ impl Worker {
     /// Whether the role's budget has another retry; counts it as done, or as denied.
     pub(crate) fn take_retry(&self, role: usize) -> bool {
         let is_granted = self.rosters.borrow()[role].take_retry(self.deadlines.now_ms());
-        let counter = if is_granted { &self.stats.retries } else { &self.stats.retries_denied };
-        counter.add(1);
+        if is_granted {
+            self.note_retry(role);
+        } else {
+            self.stats.retries_denied.add(1);
+        }
         is_granted
+    }
+
+    /// Counts a further attempt for a request of this role.
+    pub(crate) fn note_retry(&self, role: usize) {
+        self.stats.retries.add(1);
+        self.rosters.borrow()[role].answers.note_retry();
     }
 
     /// Whether a request that waits can wait at another upstream instead, and the role's budget has a retry for it. It is not denied one
@@ -326,7 +335,9 @@ impl Worker {
         let roster = self.roster(role);
         let is_granted =
             roster.has_better(self.wanted(avoid, None)) && roster.take_retry(self.deadlines.now_ms());
-        self.stats.retries.add(u64::from(is_granted));
+        if is_granted {
+            self.note_retry(role);
+        }
         is_granted
     }
 

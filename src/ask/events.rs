@@ -9,7 +9,10 @@ use feed::{
 };
 
 use super::Target;
-use crate::say::{escaped, say};
+use crate::{
+    progress::Progress,
+    say::{escaped, say},
+};
 
 /// Longest wait that a sidecar grants.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -77,8 +80,9 @@ pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<ExitCode> {
         tags: Tags::new(args.tags)?,
     };
     let mut answers = args.target.ask(ToSidecar::Query(query)).await?;
+    let progress = Progress::waiting("answers");
     loop {
-        let frame = answers.next().await?;
+        let frame = progress.during(answers.next()).await?;
         if args.json {
             say!("{}", serde_json::to_string(&frame)?);
         }

@@ -70,6 +70,12 @@ impl Target {
         self.ask_about(About::ItsNode, question).await
     }
 
+    /// Whether somebody has said which sidecar it is.
+    #[cfg(feature = "top")]
+    pub(crate) fn is_named(&self) -> bool {
+        self.feed.is_some() || self.node.is_some()
+    }
+
     async fn ask_about(&self, about: About, question: ToSidecar) -> anyhow::Result<Answers> {
         let dir = self.dir.path()?;
         let path = self.socket(&dir, about)?;

@@ -6,7 +6,7 @@ use anyhow::bail;
 use feed::control::{self, Answer, PROXY, Question};
 
 use super::{About, Target};
-use crate::say::say;
+use crate::{progress::Progress, say::say};
 
 #[derive(clap::Args)]
 pub(crate) struct ReloadArgs {
@@ -18,7 +18,8 @@ pub(crate) struct ReloadArgs {
 pub(crate) async fn reload(args: ReloadArgs) -> anyhow::Result<ExitCode> {
     let dir = args.target.dir.path()?;
     let feed = args.target.socket(&dir, About::ItsNode)?;
-    match control::ask(&feed, PROXY, Question::Reload).await {
+    let progress = Progress::waiting("the proxy to read its file again");
+    match progress.during(control::ask(&feed, PROXY, Question::Reload)).await {
         Ok(Answer::Done(difference)) => {
             say!("{}", difference.trim_end());
             Ok(ExitCode::SUCCESS)

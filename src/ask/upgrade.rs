@@ -6,7 +6,7 @@ use anyhow::bail;
 use feed::{FromSidecar, ToSidecar, frame::Upgraded};
 
 use super::Target;
-use crate::say::say;
+use crate::{progress::Progress, say::say};
 
 #[derive(clap::Args)]
 pub(crate) struct UpgradeArgs {
@@ -21,10 +21,15 @@ pub(crate) struct UpgradeArgs {
 pub(crate) async fn upgrade(args: UpgradeArgs) -> anyhow::Result<()> {
     let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
     let mut answers = args.target.ask_node(ToSidecar::Upgrade { timeout_ms }).await?;
+    let progress = Progress::waiting("the new process to start");
     loop {
-        match answers.next().await? {
-            FromSidecar::Upgrading { old, new } => say!("process {old} serves, process {new} starts"),
+        match progress.during(answers.next()).await? {
+            FromSidecar::Upgrading { old, new } => {
+                progress.now_for(format!("process {new} to serve"));
+                say!("process {old} serves, process {new} starts");
+            }
             FromSidecar::Upgraded(Upgraded { old, new, after_ms }) => {
+                progress.now_for(format!("process {old} to drain"));
                 say!("process {new} serves after {after_ms} ms, process {old} drains");
             }
             FromSidecar::Retired { old, after_ms } => {

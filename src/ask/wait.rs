@@ -12,7 +12,7 @@ use feed::{
 };
 
 use super::Target;
-use crate::say::say;
+use crate::{progress::Progress, say::say};
 
 /// Pause between attempts to reach a sidecar that may just be starting.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -88,7 +88,9 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<ExitCode> {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     };
-    if let Ok(outcome) = tokio::time::timeout(args.timeout, waited).await {
+    let tagged = if args.tags.is_empty() { "" } else { " with these tags" };
+    let progress = Progress::waiting(format!("{} ready {}{tagged}", args.expected(), args.role));
+    if let Ok(outcome) = progress.during(tokio::time::timeout(args.timeout, waited)).await {
         outcome?;
         let is = if args.max == Some(0) { "gone" } else { "ready" };
         say!("{} {is} after {} ms", args.role, started.elapsed().as_millis());

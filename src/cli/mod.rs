@@ -11,6 +11,8 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+#[cfg(feature = "top")]
+use crate::top;
 #[cfg(feature = "local")]
 use crate::up;
 use crate::{ask, container, keys};
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     Query(ask::QueryArgs),
     /// Print every member, then every change and event from now on
     Monitor(ask::MonitorArgs),
+    /// Show the whole cluster in the terminal, live: rates, latencies, errors, drains
+    #[cfg(feature = "top")]
+    Top(top::TopArgs),
     /// Wait until a role has enough ready nodes
     Wait(ask::WaitArgs),
     /// Show what a node's sidecar sent, received and dropped

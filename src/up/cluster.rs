@@ -6,7 +6,6 @@ use std::{
     convert::Infallible,
     fs::OpenOptions,
     os::unix::process::CommandExt,
-    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -24,8 +23,9 @@ use super::{
     logs, probe,
     processes::{self, signal_all},
     service::{Kind, Process, ServiceId},
+    told::{Tell, Told},
 };
-use crate::say::mention;
+use crate::{progress::Progress, say::mention};
 
 /// Longest wait for a change to be visible where it matters.
 pub(super) const VISIBLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,9 +34,6 @@ pub(super) const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
 /// How much of its log is shown of a program that has ended.
 const LAST_LINES: usize = 10;
-
-/// Tells a person what happens.
-pub(super) type Tell<'a> = &'a dyn Fn(String);
 
 struct Node {
     kind: Kind,
@@ -73,7 +70,15 @@ impl Cluster {
 
     /// Starts every node at once and waits until the cluster does its work, as far as it can be known.
     pub(super) async fn start_all(&self) -> anyhow::Result<Start> {
-        let tell: Tell<'_> = &|line| mention!("{line}");
+        let progress = Progress::waiting("the nodes to start");
+        let tell = |told| match told {
+            Told::Line(line) => mention!("{line}"),
+            Told::Awaited(awaited) => progress.now_for(awaited),
+        };
+        progress.during(self.start_all_telling(&tell)).await
+    }
+
+    async fn start_all_telling(&self, tell: Tell<'_>) -> anyhow::Result<Start> {
         let services: Vec<ServiceId> = self.layout.services.ids().collect();
         let nodes = services.iter().flat_map(|service| {
             (1..=self.layout.services.get(*service).count).map(|number| Kind::Of(*service, number))
@@ -91,6 +96,7 @@ impl Cluster {
         if services.iter().any(|service| self.layout.services.get(*service).count == 0) {
             return Ok(Start::Silent);
         }
+        tell(Told::Awaited(format!("{} to answer", self.layout.hello_url())));
         while let Err(error) = probe::hello(self.layout.front_door()).await {
             self.check_running(&all)?;
             if started.elapsed() > VISIBLE_TIMEOUT {
@@ -168,7 +174,7 @@ impl Cluster {
     pub(super) async fn stop_node(&self, name: &Name, tell: Tell<'_>) -> anyhow::Result<()> {
         let kind = self.known(name)?;
         self.stop_several(&[kind], tell).await?;
-        self.unlisted(kind).await
+        self.unlisted(kind, tell).await
     }
 
     /// Drains and stops a node, and starts it again.
@@ -188,10 +194,10 @@ impl Cluster {
         if let Some(role) = role {
             processes::end_leftovers(role).await;
         }
-        tell(format!("{name} killed"));
+        tell(Told::Line(format!("{name} killed")));
         // While it is listed, it would be counted as one that is started next.
         self.visible(&self.services_of(&[kind]), &|_| {}).await?;
-        self.unlisted(kind).await
+        self.unlisted(kind, tell).await
     }
 
     /// Freezes a node, or thaws it.
@@ -205,7 +211,7 @@ impl Cluster {
         if let Some(node) = self.nodes.borrow_mut().get_mut(name) {
             node.paused = pause;
         }
-        tell(format!("{name} {}", if pause { "paused" } else { "resumed" }));
+        tell(Told::Line(format!("{name} {}", if pause { "paused" } else { "resumed" })));
         Ok(())
     }
 
@@ -240,8 +246,14 @@ impl Cluster {
         self.stopping.set(true);
         let all: Vec<Kind> =
             self.nodes.borrow().values().filter(|n| n.pid.is_some()).map(|n| n.kind).collect();
+        let progress = Progress::waiting("the nodes to stop");
+        let tell = |told| {
+            if let Told::Awaited(awaited) = told {
+                progress.now_for(awaited);
+            }
+        };
         tokio::select! {
-            outcome = self.stop_several(&all, &|_| {}) => {
+            outcome = progress.during(self.stop_several(&all, &tell)) => {
                 if let Err(error) = outcome {
                     mention!("{error:#}");
                 }
@@ -267,8 +279,8 @@ impl Cluster {
             .borrow_mut()
             .insert(name.clone(), Node { kind, pid: Some(Pid::from_child(&child)), paused: false });
         match self.layout.service(kind) {
-            Some(service) => tell(format!("{name} started at {service}")),
-            None => tell(format!("{name} started")),
+            Some(service) => tell(Told::Line(format!("{name} started at {service}"))),
+            None => tell(Told::Line(format!("{name} started"))),
         }
         Ok(())
     }
@@ -286,7 +298,13 @@ impl Cluster {
         for (&kind, role) in kinds.iter().zip(roles) {
             let (name, granted) = (self.layout.name(kind), self.layout.stop_timeout(kind));
             let left = granted.saturating_sub(asked.elapsed());
-            if tokio::time::timeout(left, self.ended(kind)).await.is_err() {
+            let ended = async {
+                tokio::select! {
+                    () = self.ended(kind) => {}
+                    never = self.tell_drain(kind, tell) => match never {},
+                }
+            };
+            if tokio::time::timeout(left, ended).await.is_err() {
                 if let Ok(pid) = self.pid(kind) {
                     let _ = signal_all(pid, Signal::KILL);
                 }
@@ -296,7 +314,7 @@ impl Cluster {
             if let Some(role) = role {
                 processes::end_leftovers(role).await;
             }
-            tell(format!("{name} stopped after {} ms", asked.elapsed().as_millis()));
+            tell(Told::Line(format!("{name} stopped after {} ms", asked.elapsed().as_millis())));
         }
         Ok(())
     }
@@ -323,7 +341,7 @@ impl Cluster {
     fn check_running(&self, kinds: &[Kind]) -> anyhow::Result<()> {
         let Some(&kind) = kinds.iter().find(|kind| self.pid(**kind).is_err()) else { return Ok(()) };
         let log = self.layout.log(kind);
-        let why = last_error(&log).map(|why| format!(": {why}")).unwrap_or_default();
+        let why = logs::last_error(&log).map(|why| format!(": {why}")).unwrap_or_default();
         bail!("{} failed{why}; see {}", self.layout.name(kind), log.display())
     }
 
@@ -381,10 +399,4 @@ impl Cluster {
             some_ended.await;
         }
     }
-}
-
-/// What a program said last that ends with an error, in its log.
-fn last_error(log: &Path) -> Option<String> {
-    let said = std::fs::read_to_string(log).ok()?;
-    said.lines().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
 }

@@ -25,8 +25,11 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::cluster::Cluster;
-use crate::say::say;
+use super::{
+    cluster::Cluster,
+    told::{Tell, Told},
+};
+use crate::{progress::Progress, say::say};
 
 /// Pause where no order can be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,6 +52,8 @@ pub(super) enum Order {
 #[serde(rename_all = "snake_case")]
 enum News {
     Line(String),
+    /// What is waited for from now on.
+    Awaited(String),
     Done {},
     Failed(String),
 }
@@ -79,8 +84,14 @@ pub(super) async fn serve(control: &Served, cluster: Rc<Cluster>) -> Infallible 
                 let _turn = turn.lock().await;
                 let (lines, mut heard) = mpsc::unbounded_channel();
                 let outcome = async {
-                    let outcome =
-                        carry_out(&cluster, &order, &|line| drop(lines.send(News::Line(line)))).await;
+                    let tell = |told| {
+                        let news = match told {
+                            Told::Line(line) => News::Line(line),
+                            Told::Awaited(awaited) => News::Awaited(awaited),
+                        };
+                        drop(lines.send(news));
+                    };
+                    let outcome = carry_out(&cluster, &order, &tell).await;
                     let last = match outcome {
                         Ok(()) => News::Done {},
                         Err(error) => News::Failed(format!("{error:#}")),
@@ -100,7 +111,7 @@ pub(super) async fn serve(control: &Served, cluster: Rc<Cluster>) -> Infallible 
     }
 }
 
-async fn carry_out(cluster: &Cluster, order: &Order, tell: &dyn Fn(String)) -> anyhow::Result<()> {
+async fn carry_out(cluster: &Cluster, order: &Order, tell: Tell<'_>) -> anyhow::Result<()> {
     match order {
         Order::Scale(targets) => cluster.scale(targets, tell).await,
         Order::Start(name) => cluster.start_node(name, tell).await,
@@ -126,9 +137,11 @@ pub(super) async fn send(dir: &Path, order: Order) -> anyhow::Result<ExitCode> {
     })?;
     let mut connection = Framed::new(socket, FrameCodec::<News, Order>::default());
     connection.send(order).await?;
-    while let Some(news) = connection.next().await {
+    let progress = Progress::waiting("the cluster");
+    while let Some(news) = progress.during(connection.next()).await {
         match news? {
             News::Line(line) => say!("{line}"),
+            News::Awaited(awaited) => progress.now_for(awaited),
             News::Done {} => return Ok(ExitCode::SUCCESS),
             News::Failed(why) => anyhow::bail!(why),
         }

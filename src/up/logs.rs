@@ -59,6 +59,12 @@ pub(crate) async fn logs(args: LogsArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What a program said last that ends with an error, in its log.
+pub(super) fn last_error(log: &Path) -> Option<String> {
+    let said = std::fs::read_to_string(log).ok()?;
+    said.lines().rev().find_map(|line| line.strip_prefix("error: ")).map(str::to_owned)
+}
+
 /// The last lines of a log.
 pub(super) fn last_lines(path: &Path, lines: usize) -> io::Result<Vec<String>> {
     let mut log = File::open(path)?;

@@ -19,6 +19,7 @@ mod probe;
 mod processes;
 mod service;
 mod sight;
+mod told;
 
 use std::{
     convert::Infallible,

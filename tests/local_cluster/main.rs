@@ -28,6 +28,7 @@ mod stopping;
 mod streams;
 mod support;
 mod tickets;
+mod top;
 mod tunnel;
 mod upgrade;
 mod wrapped;

@@ -76,10 +76,10 @@ impl Attempts {
             }
             AttemptFailure::Descriptors | AttemptFailure::Full => refused,
             AttemptFailure::Ports | AttemptFailure::Connect | AttemptFailure::Handshake => {
-                self.add_failed(failure, lease, worker)
+                self.add_failed(failure, lease, role, worker)
             }
             AttemptFailure::ConnectTimeout if worker.take_retry(role) => {
-                self.add_failed(failure, lease, worker)
+                self.add_failed(failure, lease, role, worker)
             }
             AttemptFailure::ConnectTimeout => refused,
             AttemptFailure::Stale | AttemptFailure::Closed if !is_repeatable || self.sent_count > 0 => {
@@ -88,14 +88,14 @@ impl Attempts {
             AttemptFailure::Stale => {
                 // Whoever closes idle connections is well: it is asked again, and no worse off for it.
                 self.sent_count += 1;
-                worker.stats.retries.add(1);
+                worker.note_retry(role);
                 Ok(())
             }
             AttemptFailure::Unprocessed if !is_repeatable || self.sent_count + 1 >= SENT_COUNT_MAX => refused,
             AttemptFailure::Unprocessed => {
                 self.sent_count += 1;
                 self.failed.insert(lease.upstream.endpoint.id);
-                worker.stats.retries.add(1);
+                worker.note_retry(role);
                 Ok(())
             }
             AttemptFailure::Closed if worker.take_retry(role) => {
@@ -108,7 +108,13 @@ impl Attempts {
     }
 
     /// Nothing was sent there: another is asked, unless all have been, or it takes too long.
-    fn add_failed(&mut self, failure: AttemptFailure, lease: &Lease, worker: &Worker) -> Result<(), Refusal> {
+    fn add_failed(
+        &mut self,
+        failure: AttemptFailure,
+        lease: &Lease,
+        role: usize,
+        worker: &Worker,
+    ) -> Result<(), Refusal> {
         let endpoint = lease.upstream.endpoint.id;
         let patience_ms = millis(worker.settings().timeouts.connect).saturating_mul(PATIENCE_COUNT);
         if self.failed.contains(endpoint) || self.passed_ms(worker) >= patience_ms {
@@ -116,7 +122,7 @@ impl Attempts {
         }
         self.failed.insert(endpoint);
         if failure != AttemptFailure::ConnectTimeout {
-            worker.stats.retries.add(1);
+            worker.note_retry(role);
         }
         Ok(())
     }

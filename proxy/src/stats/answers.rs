@@ -10,14 +10,28 @@ const CLASS_WORDS: [&str; CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The answers of one role, at one worker.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Answers([[Counter; CLASSES]; Verb::ALL.len()]);
+pub(crate) struct Answers {
+    answered: [[Counter; CLASSES]; Verb::ALL.len()],
+    /// Further attempts before that.
+    retries: Counter,
+}
 
 impl Answers {
     /// Counts an answer.
     pub(crate) fn note(&self, verb: Verb, status: u16) {
         // A status has three digits; of one that begins with another digit nobody knows more than that something went wrong.
         let class = usize::from(status / 100).wrapping_sub(1).min(CLASSES - 1);
-        self.0[verb as usize][class].add(1);
+        self.answered[verb as usize][class].add(1);
+    }
+
+    /// Counts a further attempt for a request that has no answer yet.
+    pub(crate) fn note_retry(&self) {
+        self.retries.add(1);
+    }
+
+    /// Further attempts at one worker.
+    pub(crate) fn retries(&self) -> u64 {
+        self.retries.read()
     }
 
     /// The sums over workers: of each method and class that there was, their words and how many.
@@ -26,7 +40,7 @@ impl Answers {
     ) -> impl Iterator<Item = (&'static str, &'static str, u64)> + 'a {
         let cells = Verb::ALL.into_iter().flat_map(|verb| (0..CLASSES).map(move |class| (verb, class)));
         let sum = |verb: Verb, class: usize| -> u64 {
-            workers.clone().map(|answers| answers.0[verb as usize][class].read()).sum()
+            workers.clone().map(|answers| answers.answered[verb as usize][class].read()).sum()
         };
         let sums = cells.map(move |(verb, class)| (verb.word(), CLASS_WORDS[class], sum(verb, class)));
         sums.filter(|(_, _, count)| *count > 0)

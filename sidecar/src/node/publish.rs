@@ -17,6 +17,7 @@ use feed::{
     event::UserEvent,
     frame::{Applied, Member, SidecarHello, VERSION, Wait},
     keys::KeysAt,
+    report::Loads,
     stats::{Histogram, Stats},
     ticket::TicketKeys,
 };
@@ -36,7 +37,6 @@ use crate::{
         receipts,
         seats::{Limits, Seats},
         shortage::LogPace,
-        survey::Loads,
     },
 };
 

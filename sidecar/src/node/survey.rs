@@ -3,7 +3,6 @@
 //! Nobody asks by himself: while no one looks, nothing is sent and nothing is counted up.
 
 use std::{
-    collections::BTreeMap,
     io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,10 +12,9 @@ use std::{
 use feed::{
     Name,
     control::{self, Answer, FRONT, PROXY, Question},
-    report::{NodeLoad, RoleLoad},
+    report::{Loads, NodeLoad, RoleLoad},
 };
 use futures_util::{StreamExt, stream};
-use serde::Serialize;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -39,17 +37,6 @@ const ASKED_COUNT_MAX: usize = 64;
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of all answers together. Whose answer is beyond that is missing.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// What came of asking.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Loads {
-    /// When all of it had come, in milliseconds since the Unix epoch.
-    at_ms: u64,
-    /// What members say of themselves.
-    nodes: Vec<NodeLoad>,
-    /// Who should have said something, and why nothing came.
-    missing: BTreeMap<Name, String>,
-}
 
 /// What a node can say of itself.
 pub(crate) struct Own {
@@ -153,7 +140,7 @@ async fn ask(member: SocketAddr, gate: &SharedGate, envelope: &Envelope) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, rc::Rc};
+    use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
     use tokio::net::TcpListener;
 

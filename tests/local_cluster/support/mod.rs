@@ -14,6 +14,7 @@ pub(crate) mod prometheus;
 #[path = "../../support/skip.rs"]
 pub(crate) mod skip;
 pub(crate) mod stop;
+pub(crate) mod tmux;
 pub(crate) mod turns;
 pub(crate) mod undisturbed;
 pub(crate) mod wait;

@@ -307,11 +307,11 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use feed::report::Loads;
     use futures_util::FutureExt;
     use tokio::{task::LocalSet, time::advance};
 
     use super::*;
-    use crate::node::survey::Loads;
 
     async fn told_once(desk: &Desk, requests: &mut mpsc::UnboundedReceiver<Request>) -> Answer {
         let surveying = async {
