@@ -62,6 +62,7 @@ fn responses(criterion: &mut Criterion) {
         date: None,
         fields: None,
         cookie: None,
+        request_id: None,
     };
     let mut group = criterion.benchmark_group("response head");
     let heads = [("small", corpus::RESPONSE_SMALL), ("application", corpus::RESPONSE_APPLICATION)];

@@ -115,6 +115,7 @@ mod tests {
                 date: None,
                 fields: None,
                 cookie: None,
+                request_id: None,
             };
             let parsed = parse_response(&mut head.to_vec(), exchanged, &mut Pieces::default());
             let Ok(Parse::Done(parsed)) = parsed else { panic!("{parsed:?}") };

@@ -276,7 +276,14 @@ async fn serve_sealed(
                 let refusal = Refusal::PlainHttp;
                 worker.stats.note_refusal(refusal);
                 let date = worker.date.get();
-                let told = Told { role: "", to_head: false, date: &date, location: None, is_last: true };
+                let told = Told {
+                    role: "",
+                    to_head: false,
+                    date: &date,
+                    location: None,
+                    request_id: None,
+                    is_last: true,
+                };
                 refused.last_word = refusal.response(told).into();
             }
             tell(&mut refused.socket, &refused.last_word).await;

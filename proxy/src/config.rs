@@ -120,6 +120,18 @@ pub enum AccessLog {
     Json,
 }
 
+/// Whether requests have ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestIds {
+    /// X-Request-ID is a field as any other.
+    Off,
+    /// Each gets a new one.
+    Make,
+    /// That of the client, if it sends one; else a new one.
+    Keep,
+}
+
 /// Which fields tell an upstream where a request came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

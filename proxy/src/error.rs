@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use crate::http1::{Date, Reject};
+use crate::http1::{Date, Reject, RequestId};
 
 /// An answer of our own instead of an upstream's. Each has one status, one counter and one word in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,11 +202,12 @@ impl Refusal {
             _ => "",
         };
         let location = told.location.map(|there| format!("Location: {there}\r\n")).unwrap_or_default();
+        let id = told.request_id.map(|id| format!("X-Request-ID: {id}\r\n")).unwrap_or_default();
         let close = if told.is_last { "Connection: close\r\n" } else { "" };
         let (date, length) = (told.date, reason.len());
         let body = if told.to_head { "" } else { &reason };
         format!(
-            "HTTP/1.1 {status} {phrase}\r\nDate: {date}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n{extra}{location}{close}\r\n{body}"
+            "HTTP/1.1 {status} {phrase}\r\nDate: {date}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n{extra}{location}{id}{close}\r\n{body}"
         )
     }
 }
@@ -222,6 +223,8 @@ pub struct Told<'a> {
     pub date: &'a Date,
     /// Where the client is sent.
     pub location: Option<&'a str>,
+    /// What the request is called, if it is called anything.
+    pub request_id: Option<&'a RequestId>,
     /// The connection is closed then.
     pub is_last: bool,
 }
@@ -321,7 +324,14 @@ mod tests {
     #[test]
     fn every_refusal_has_a_status_and_a_whole_response() {
         let date = Date::from_unix(0);
-        let told = Told { role: "appserver", to_head: false, date: &date, location: None, is_last: true };
+        let told = Told {
+            role: "appserver",
+            to_head: false,
+            date: &date,
+            location: None,
+            request_id: None,
+            is_last: true,
+        };
         for refusal in Refusal::all() {
             let is_last_hop = refusal == Refusal::Request(Reject::LastForward);
             assert!((300..600).contains(&refusal.status().0) || is_last_hop, "{refusal:?}");
@@ -338,8 +348,15 @@ mod tests {
     fn every_refusal_with_the_longest_location_fits_in_a_buffer() {
         let (date, role) = (Date::from_unix(0), "x".repeat(feed::name::NAME_BYTES_MAX));
         let location = "x".repeat(HEAD_BYTES_MAX + 2048);
-        let told =
-            Told { role: &role, to_head: false, date: &date, location: Some(&location), is_last: true };
+        let id = RequestId::of_bits(1, 2);
+        let told = Told {
+            role: &role,
+            to_head: false,
+            date: &date,
+            location: Some(&location),
+            request_id: Some(&id),
+            is_last: true,
+        };
         assert!(Refusal::all().all(|refusal| refusal.response(told).len() <= RESPONSE_BUFFER_BYTES));
     }
 

@@ -50,6 +50,10 @@ pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 /// out.
 pub const PIECES_COUNT_MAX: usize = 40;
 
+/// Bytes of a client's X-Request-ID: as long as a SHA-256 in hexadecimal; UUIDs have 36. A longer one is replaced, for each is kept
+/// in records of fixed size.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+
 /// Digits of a chunk size: 13 hex digits are 52 bits, the largest integer that every peer reads alike, those included
 /// that parse into floating point.
 pub const CHUNK_SIZE_DIGITS_MAX: usize = 13;

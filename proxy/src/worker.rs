@@ -20,7 +20,9 @@ use tokio::{
 use crate::{
     buffer::Shelf,
     certificates::Store,
-    config::{Balance, EdgeRules, HalfClosed, Plan, SniRule, Timeouts, UpstreamProtocol, UpstreamRules},
+    config::{
+        Balance, EdgeRules, HalfClosed, Plan, RequestIds, SniRule, Timeouts, UpstreamProtocol, UpstreamRules,
+    },
     deadline::{Deadlines, TICK},
     error::{Fault, Refusal},
     http1::{Date, Forwarding, Scheme, head::Asked, verb::Verb},
@@ -41,8 +43,10 @@ use crate::{
 };
 
 mod counted;
+mod ids;
 
 pub(crate) use counted::Counted;
+use ids::Ids;
 
 /// Buffers and exchanges that a worker keeps for reuse: enough for a thousand requests under way, and a bound on what an
 /// hour of overload leaves behind.
@@ -62,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) body_bytes_max: u64,
     pub(crate) forwarding: Option<Forwarding>,
     pub(crate) via: Option<String>,
+    pub(crate) request_ids: RequestIds,
 }
 
 impl Settings {
@@ -79,6 +84,7 @@ impl Settings {
             body_bytes_max: plan.body_bytes_max,
             forwarding: plan.forwarding,
             via: plan.via.clone(),
+            request_ids: plan.request_ids,
         }
     }
 }
@@ -124,6 +130,7 @@ pub(crate) struct Worker {
     /// Clients without a request are closed.
     ends_idle: Cell<bool>,
     dice: RefCell<Dice>,
+    pub(crate) ids: Ids,
     attention: Arc<Attention>,
     /// Somebody looks at how long answers take, as of the last tick.
     times_answers: Cell<bool>,
@@ -167,6 +174,7 @@ impl Worker {
             drained: Notify::new(),
             ends_idle: Cell::new(false),
             dice: RefCell::new(Dice::new(seed)),
+            ids: Ids::new(),
             attention: directory.attention().clone(),
             times_answers: Cell::new(false),
             sweeper,

@@ -30,10 +30,14 @@ struct Stage {
 
 impl Stage {
     fn new(format: &str, file: &Path) -> Self {
+        Self::with(format, file, "")
+    }
+
+    fn with(format: &str, file: &Path, flags: &str) -> Self {
         let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let flags = format!(
             "proxy --listen http://127.0.0.1:0=app --upstream app={} --workers 1 --timeouts drain=10ms \
-             --access-log {format} --access-log-file {}",
+             --access-log {format} --access-log-file {} {flags}",
             upstream.local_addr().unwrap(),
             file.display()
         );
@@ -52,6 +56,11 @@ impl Stage {
 
     /// The upstream's end of the proxy's next connection, on which a request without a body has come.
     fn accept(&self) -> TcpStream {
+        self.accept_head().0
+    }
+
+    /// The same with the head that has come.
+    fn accept_head(&self) -> (TcpStream, String) {
         let (mut upstream, _) = self.upstream.accept().unwrap();
         upstream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut head = Vec::new();
@@ -60,7 +69,7 @@ impl Stage {
             upstream.read_exact(&mut byte).unwrap();
             head.push(byte[0]);
         }
-        upstream
+        (upstream, String::from_utf8(head).unwrap())
     }
 
     /// What the log says when the proxy has stopped.
@@ -173,6 +182,64 @@ fn requests_of_one_connection_and_a_failed_upstream_have_a_common_line_each() {
         ["\"GET /1 HTTP/1.1\" 200 5", "\"GET /2\\\"x HTTP/1.1\" 200 5", "\"GET /3 HTTP/1.1\" 502 44",]
     );
     assert!(lines.iter().all(|line| line.starts_with("127.0.0.1 - - [")), "{lines:?}");
+}
+
+/// The value of the only field of this name.
+fn value(head: &str, name: &str) -> String {
+    let prefix = format!("{name}: ");
+    let values: Vec<&str> = head.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
+    assert_eq!(
+        (values.len(), head.to_ascii_lowercase().replace('_', "-").matches("request-id").count()),
+        (1, 1),
+        "{head}"
+    );
+    values[0].to_owned()
+}
+
+#[test]
+fn a_request_has_one_id_at_the_upstream_at_the_client_and_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    for (how, sent, kept) in [
+        ("make", "X-Request-ID: mine\r\n", None),
+        ("keep", "x-request-id: mine-1\r\n", Some("mine-1")),
+        ("keep", "X-Request-Id: a b\r\nX_Request_ID: c\r\n", None),
+        ("keep", "X-Request-ID: a\r\nX-Request-ID: b\r\n", None),
+        ("keep", "", None),
+    ] {
+        let file = folder.path().join("access.log");
+        let _ = std::fs::remove_file(&file);
+        let stage = Stage::with("json", &file, &format!("--request-id {how}"));
+        let end = "Host: a\r\nConnection: close\r\n\r\n";
+        let client = stage.client(&format!("GET / HTTP/1.1\r\n{sent}{end}"));
+        let (mut upstream, head) = stage.accept_head();
+        let answer = "HTTP/1.1 200 OK\r\nX-Request-Id: its\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        upstream.write_all(answer.as_bytes()).unwrap();
+        let id = value(&head, "X-Request-ID");
+        assert_eq!(value(&read_all(client), "X-Request-ID"), id);
+        assert!(kept.map_or_else(|| id.len() == 32, |kept| id == kept), "{how} {sent}: {id}");
+        let refused = read_all(stage.client(&format!("GET /refused HTTP/1.1\n{end}")));
+        let lines = stage.lines(&file);
+        assert!(lines[0].ends_with(&format!(",\"id\":\"{id}\"}}")), "{lines:?}");
+        let other = value(&refused, "X-Request-ID");
+        assert!(lines[1].ends_with(&format!(",\"id\":\"{other}\"}}")) && other != id, "{lines:?}");
+    }
+    let file = folder.path().join("common.log");
+    let stage = Stage::with("common", &file, "--request-id make");
+    let id = value(&read_all(stage.client("GET / HTTP/9\r\n\r\n")), "X-Request-ID");
+    assert!(stage.lines(&file)[0].ends_with(&format!(" \"{id}\"")));
+}
+
+#[test]
+fn without_ids_that_of_a_client_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let stage = Stage::new("json", &file);
+    let client = stage.client("GET / HTTP/1.1\r\nHost: a\r\nX-Request-ID: a b\r\nConnection: close\r\n\r\n");
+    let (mut upstream, head) = stage.accept_head();
+    assert_eq!(value(&head, "X-Request-ID"), "a b");
+    upstream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+    assert!(!read_all(client).contains("Request-ID"));
+    assert!(stage.lines(&file)[0].ends_with(",\"id\":null}"));
 }
 
 #[test]

@@ -42,6 +42,7 @@ impl Change {
             "body-bytes-max": body_bytes_max;
             "forwarded": forwarding;
             "via": via;
+            "request-id": request_ids;
         }
         change
     }

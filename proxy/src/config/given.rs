@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     AccessLog, CertificatePair, ClientNetwork, FixedTable, ForwardedFields, GivenTimeouts, HalfClosed,
-    Listen, RoleBalance, RoleProtocol, RouteRule, RoutesAllow, SendProxy, Size, SniRule, Via,
+    Listen, RequestIds, RoleBalance, RoleProtocol, RouteRule, RoutesAllow, SendProxy, Size, SniRule, Via,
 };
 use crate::limits::TRUSTED_HOPS_COUNT_MAX;
 
@@ -119,6 +119,10 @@ pub struct Given {
     /// The name under which this proxy adds itself to Via, in requests and responses [default: it does not]
     #[arg(long, value_name = "NAME")]
     pub via: Option<Via>,
+    /// X-Request-ID of each HTTP request, for upstreams, clients and the access log: `make` gives it a new one whatever the client says,
+    /// `keep` takes over that of the client if it is well-formed; with `off` the field passes [default: off]
+    #[arg(long, value_name = "HOW")]
+    pub request_id: Option<RequestIds>,
     /// A line for each HTTP request: `common` as Apache writes it, `json` as objects with times and reasons [default: off]
     #[arg(long, value_name = "FORMAT")]
     pub access_log: Option<AccessLog>,
@@ -150,7 +154,7 @@ impl Given {
     for_each!(
         listen feed upstream routes_allow workers half_closed clients_max balance upstream_protocol eject_failures eject_5xx
         eject_percent_max eject_panic_percent retry_percent upstream_connections_max upstream_pending_max
-        proxy_protocol send_proxy sni certificate certificates body_bytes_max forwarded trusted_hops via access_log access_log_file route
+        proxy_protocol send_proxy sni certificate certificates body_bytes_max forwarded trusted_hops via request_id access_log access_log_file route
     );
 }
 

@@ -6,7 +6,8 @@ use feed::{Name, socket::FEED_PATH};
 
 use super::{
     AccessLog, Balance, CertificateFiles, EdgeRules, FixedTable, ForwardedFields, Given, HalfClosed, Listen,
-    PlanError, Protocol, Refusal, RouteRule, RoutesAllow, Timeouts, UpstreamProtocol, UpstreamRules,
+    PlanError, Protocol, Refusal, RequestIds, RouteRule, RoutesAllow, Timeouts, UpstreamProtocol,
+    UpstreamRules,
 };
 use crate::{http1::Forwarding, limits::CLIENTS_COUNT_MAX};
 
@@ -60,6 +61,8 @@ pub struct Plan {
     pub forwarding: Option<Forwarding>,
     /// The name in Via.
     pub via: Option<String>,
+    /// Whether requests have ids.
+    pub request_ids: RequestIds,
 }
 
 impl Plan {
@@ -102,6 +105,7 @@ impl Plan {
             body_bytes_max: given.body_bytes_max.map_or(u64::MAX, |size| size.0),
             forwarding,
             via: given.via.map(|via| via.as_str().to_owned()),
+            request_ids: given.request_id.unwrap_or(RequestIds::Off),
         };
         plan.check()?;
         Ok(plan)

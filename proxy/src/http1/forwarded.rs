@@ -379,7 +379,9 @@ mod tests {
     fn there_is_room_for_everything_at_once_with_the_longest_names() {
         let longest = "x".repeat(feed::name::NAME_BYTES_MAX);
         let trusted_hops = u8::try_from(TRUSTED_HOPS_COUNT_MAX).unwrap();
+        let id = crate::http1::RequestId::parse(&[b'x'; crate::limits::REQUEST_ID_BYTES_MAX]);
         let hop = Hop {
+            request_id: id.as_ref(),
             peer: "1111:2222:3333:4444:5555:6666:7777:8888".parse().ok(),
             forwarding: Some(Forwarding { trusted_hops, ..BOTH }),
             via: Some(&longest),

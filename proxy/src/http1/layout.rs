@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Date, FieldChanges, Forwarding, Framing, PathChange, Reject, Scheme, Trailers, Version, fields::Field,
-    verb::Verb,
+    Date, FieldChanges, Forwarding, Framing, PathChange, Reject, RequestId, Scheme, Trailers, Version,
+    fields::Field, verb::Verb,
 };
 
 /// What the method means to a proxy.
@@ -69,12 +69,23 @@ pub struct Hop<'a> {
     pub fields: Option<&'a FieldChanges>,
     /// The same of its path.
     pub path: Option<&'a PathChange>,
+    /// What it is called from here on; by default what the client calls it passes.
+    pub request_id: Option<&'a RequestId>,
 }
 
 impl<'a> Hop<'a> {
     /// One that says nothing of itself or the client.
     pub const fn plain(host: &'a str) -> Self {
-        Self { host, peer: None, scheme: Scheme::Http, forwarding: None, via: None, fields: None, path: None }
+        Self {
+            host,
+            peer: None,
+            scheme: Scheme::Http,
+            forwarding: None,
+            via: None,
+            fields: None,
+            path: None,
+            request_id: None,
+        }
     }
 }
 
@@ -99,6 +110,8 @@ pub struct Exchanged<'a> {
     pub fields: Option<&'a FieldChanges>,
     /// The value of a Set-Cookie that a final response is given.
     pub cookie: Option<&'a [u8]>,
+    /// What the client is told that its request was called.
+    pub request_id: Option<&'a RequestId>,
 }
 
 /// What was decided about a response.

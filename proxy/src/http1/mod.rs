@@ -20,6 +20,7 @@ pub mod layout;
 pub mod pieces;
 pub mod quoted;
 pub mod reject;
+pub mod request_id;
 pub mod rewrite;
 pub mod target;
 pub mod trailers;
@@ -34,6 +35,7 @@ pub use forwarded::Forwarding;
 pub use framing::Framing;
 pub use pieces::Pieces;
 pub use reject::Reject;
+pub use request_id::RequestId;
 pub use trailers::Trailers;
 
 /// Whether bytes already make a whole.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Fields, PathChange, Pieces, Reject, Scheme, Version,
+    Fields, PathChange, Pieces, Reject, RequestId, Scheme, Version,
     fields::{Field, FieldSet, set_of},
     forwarded::push_host,
     framing::{merged_length, misleading},
@@ -82,6 +82,9 @@ pub(super) fn request(
     if let Some(changes) = hop.fields {
         dropped |= changes.dropped(layout.fields);
     }
+    if hop.request_id.is_some() {
+        dropped |= RequestId::replaced(layout.fields);
+    }
     push_kept(layout, dropped, pieces)?;
     let asked = other.or(host).ok_or(hop.host);
     if other.is_some() || host.is_none() {
@@ -106,6 +109,9 @@ pub(super) fn request(
     push_via(hop.via, layout.version, pieces)?;
     if let Some(changes) = hop.fields {
         pieces.add(changes.added())?;
+    }
+    if let Some(id) = hop.request_id {
+        id.push(pieces)?;
     }
     pieces.push(layout.bytes - 2..layout.bytes)?;
     Ok(())
@@ -208,6 +214,10 @@ pub(super) fn response(
     if let Some(changes) = changes {
         dropped |= changes.dropped(layout.fields);
     }
+    let request_id = exchanged.request_id.filter(|_| head.status >= 200);
+    if request_id.is_some() {
+        dropped |= RequestId::replaced(layout.fields);
+    }
     push_kept(layout, dropped, pieces)?;
     if let Some(length) = length {
         pieces.add(b"Content-Length: ")?;
@@ -237,6 +247,9 @@ pub(super) fn response(
     push_via(exchanged.via, layout.version, pieces)?;
     if let Some(changes) = changes {
         pieces.add(changes.added())?;
+    }
+    if let Some(id) = request_id {
+        id.push(pieces)?;
     }
     if let Some(cookie) = exchanged.cookie.filter(|_| head.status >= 200) {
         pieces.add(b"Set-Cookie: ")?;

@@ -6,14 +6,17 @@ use std::{io::Write, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 
 use super::Record;
-use crate::{http1::Version, upstream::directory::Directory};
+use crate::{
+    http1::{RequestId, Version},
+    upstream::directory::Directory,
+};
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// How a line looks.
 pub(super) enum Format {
-    /// Apache's common log format and nothing else: `-` for what is not known, times in UTC.
+    /// Apache's common log format: `-` for what is not known, times in UTC. Where requests have ids, the id comes last, in quotes.
     Common,
     /// An object, `null` for what is not known.
     Json {
@@ -62,9 +65,14 @@ fn common(record: &Record, at: OffsetDateTime, text: &mut Vec<u8>) -> std::io::R
         None => text.extend(b"- "),
     }
     match record.bytes_out {
-        0 => text.extend(b"-\n"),
-        bytes => writeln!(text, "{bytes}")?,
+        0 => text.push(b'-'),
+        bytes => write!(text, "{bytes}")?,
     }
+    // An id has no character that would have to be escaped.
+    if let Some(id) = record.id {
+        write!(text, " \"{id}\"")?;
+    }
+    text.push(b'\n');
     Ok(())
 }
 
@@ -102,7 +110,10 @@ fn json(record: &Record, role: &str, at: OffsetDateTime, text: &mut Vec<u8>) -> 
     push_number(text, "upstream_us", us(record.phases.upstream))?;
     push_number(text, "first_byte_us", us(record.phases.first_byte))?;
     push_number(text, "end_us", us(Some(record.phases.end)))?;
-    writeln!(text, ",\"end\":\"{}\"}}", record.end.word())
+    write!(text, ",\"end\":\"{}\",\"id\":", record.end.word())?;
+    push_string(text, record.id.as_ref().map_or("", RequestId::as_str).as_bytes());
+    text.extend(b"}\n");
+    Ok(())
 }
 
 fn protocol(record: &Record) -> Option<&'static str> {
@@ -218,6 +229,9 @@ mod tests {
             line(&Format::Common, &refused()),
             "2001:db8::1 - - [09/Feb/2026:23:59:59 +0000] \"-\" 400 -\n"
         );
+        let called = Record { id: RequestId::parse(b"a-1"), ..refused() };
+        assert!(line(&Format::Common, &called).ends_with("\"-\" 400 - \"a-1\"\n"));
+        assert!(as_json(&called).ends_with(",\"id\":\"a-1\"}\n"));
         let mut half = Record { status: None, ..refused() };
         half.note_line(b"GET");
         assert!(line(&Format::Common, &half).ends_with("] \"GET - -\" - -\n"));
@@ -231,7 +245,7 @@ mod tests {
              \"method\":\"GET\",\"target\":\"/hello?a=b\",\"target_cut\":false,\"scheme\":\"http\",\"protocol\":\"HTTP/1.1\",\
              \"status\":200,\"bytes_in\":3,\"bytes_out\":12,\"upstream\":\"10.0.0.1:8080\",\
              \"instance\":1763820000123,\"retries\":1,\"head_us\":5,\"upstream_us\":70,\"first_byte_us\":900,\
-             \"end_us\":2000,\"end\":\"done\"}\n"
+             \"end_us\":2000,\"end\":\"done\",\"id\":null}\n"
         );
         assert_eq!(
             as_json(&refused()),
@@ -239,7 +253,7 @@ mod tests {
              \"method\":null,\"target\":null,\"target_cut\":false,\"scheme\":\"http\",\"protocol\":null,\
              \"status\":400,\"bytes_in\":0,\"bytes_out\":0,\"upstream\":null,\
              \"instance\":null,\"retries\":0,\"head_us\":null,\"upstream_us\":null,\"first_byte_us\":null,\
-             \"end_us\":0,\"end\":\"bare-lf\"}\n"
+             \"end_us\":0,\"end\":\"bare-lf\",\"id\":null}\n"
         );
     }
 

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::Address,
     error::Refusal,
-    http1::{Scheme, Version},
+    http1::{RequestId, Scheme, Version},
     limits::{LOG_METHOD_BYTES_MAX, LOG_TARGET_BYTES_MAX},
 };
 
@@ -42,10 +42,12 @@ pub(crate) struct Record {
     /// When its phases were over, from `started` on.
     pub(crate) phases: Phases,
     pub(crate) end: End,
+    /// What it is called, where requests have ids.
+    pub(crate) id: Option<RequestId>,
 }
 
 /// What the ring's length is measured by.
-const _: () = assert!(size_of::<Record>() <= 512);
+const _: () = assert!(size_of::<Record>() <= 576);
 
 /// An upstream as it was when it was chosen.
 #[derive(Debug, Clone)]
@@ -137,6 +139,7 @@ impl Record {
             retries: 0,
             phases: Phases::default(),
             end: End::Done,
+            id: None,
         }
     }
 

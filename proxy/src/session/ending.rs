@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     buffer::Buffer,
+    config::RequestIds,
     error::{Refusal, Told},
     half::Settled,
     http1::{
@@ -111,11 +112,16 @@ impl Exchange {
         let request = &self.request.half;
         let begun = request.buffer.as_ref().map_or(&[][..], Buffer::filled);
         let to_head = request.head.map_or_else(|| is_head_line(begun), |head| head.method == Method::Head);
+        // A head that was refused has none yet.
+        if self.id.is_none() && worker.settings().request_ids != RequestIds::Off {
+            self.id = Some(worker.ids.make());
+        }
         let told = Told {
             role: &session.role_name,
             to_head,
             date: &worker.date.get(),
             location,
+            request_id: self.id.as_ref(),
             is_last: !(refusal.is_by_rule() && self.may_ask_again(session)),
         };
         let response = refusal.response(told);

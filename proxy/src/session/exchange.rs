@@ -29,7 +29,7 @@ use crate::{
     error::{AttemptFailure, Fault, Refusal},
     half::Half,
     http1::{
-        Reject,
+        Reject, RequestId,
         head::{Method, RequestHead, ResponseHead},
         verb::Verb,
     },
@@ -139,6 +139,8 @@ pub(crate) struct Exchange {
     /// Of the peer for whose room it waits.
     pub(super) backlog: Backlog,
     pub(super) timing: Timing,
+    /// What the request is called, where requests have ids.
+    pub(super) id: Option<RequestId>,
     /// What the access log is to know; none without one.
     pub(super) record: Option<Record>,
 }
@@ -201,7 +203,7 @@ impl Exchange {
     pub(crate) fn next(&mut self) {
         self.stage = Stage::Head;
         self.attempts.reset();
-        self.is_bound = false;
+        (self.is_bound, self.id) = (false, None);
         self.request.half.reset();
         self.response.half.reset();
         self.request.routed = Routed::default();

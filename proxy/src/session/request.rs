@@ -11,17 +11,18 @@ use super::{
 };
 use crate::{
     buffer::Buffer,
-    config::Balance,
+    config::{Balance, RequestIds},
     error::Refusal,
     http1::{
-        Body, BodyKind, Parse, Reject,
-        head::{Hop, is_complete, parse_routed},
+        Body, BodyKind, Parse, Reject, RequestId,
+        head::{Asked, Hop, is_complete, parse_routed},
     },
     limits::{DISCARDED_BYTES_MAX, HEAD_BYTES_MAX},
     link::Link,
     route::Verdict,
     stream::Transport,
     upstream::hash,
+    worker::Worker,
 };
 
 impl RequestSide {
@@ -34,6 +35,16 @@ impl RequestSide {
                 hash::field_key(self.half.buffer.as_ref()?.filled().get(..self.half.head?.bytes)?, name)
             }
         }
+    }
+}
+
+/// What a request is called, if it is called anything.
+fn request_id(how: RequestIds, asked: &Asked<'_>, worker: &Worker) -> Option<RequestId> {
+    let sent = || RequestId::of_values(asked.values("x-request-id"));
+    match how {
+        RequestIds::Off => None,
+        RequestIds::Make => Some(worker.ids.make()),
+        RequestIds::Keep => Some(sent().unwrap_or_else(|| worker.ids.make())),
     }
 }
 
@@ -94,10 +105,11 @@ impl Exchange {
             half.scanned == 0 || is_complete(bytes, half.scanned) || bytes.len() == HEAD_BYTES_MAX;
         let settings = session.worker.settings();
         if is_worth_it {
-            let routed = OnceCell::new();
+            let (routed, id) = (OnceCell::new(), OnceCell::new());
             let parsed = parse_routed(bytes, &mut half.pieces, |asked| {
                 let found = session.route(asked)?;
                 let rules = routed.get_or_init(|| found).rules.as_ref();
+                let id = id.get_or_init(|| request_id(settings.request_ids, &asked, &session.worker));
                 Ok(Hop {
                     host: &session.role_name,
                     peer: session.peer_ip(),
@@ -106,10 +118,12 @@ impl Exchange {
                     via: settings.via.as_deref(),
                     fields: rules.map(|rules| &rules.request),
                     path: rules.and_then(|rules| rules.path.as_ref()),
+                    request_id: id.as_ref(),
                 })
             })?;
             if let Parse::Done(head) = parsed {
                 half.head = Some(head);
+                self.id = id.into_inner().flatten();
                 let routed = routed.into_inner().unwrap_or_default();
                 let bytes_max = routed.rules.as_ref().map_or(settings.body_bytes_max, |r| r.body_bytes_max);
                 self.request.routed = routed;

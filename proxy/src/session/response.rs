@@ -91,6 +91,7 @@ impl Exchange {
             date: Some(&date),
             fields: rules.as_ref().map(|rules| rules.response(session.client.scheme())),
             cookie: cookie.as_deref().map(str::as_bytes),
+            request_id: self.id.as_ref(),
         };
         // A head must fit behind its first byte, wherever an interim response before it ended.
         buffer.compact();

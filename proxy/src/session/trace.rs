@@ -137,6 +137,7 @@ impl Exchange {
             record.status = response.head.map(|head| head.status);
             record.bytes_out = response.data_bytes_out();
         }
+        record.id = self.id;
         record.bytes_in = self.request.half.data_bytes_in();
         record.phases.end = self.timing.whole.unwrap_or_else(|| record.started.elapsed());
         let worker = &session.worker;

@@ -11,7 +11,7 @@ impl Dice {
 
     /// 64 bits, the upper ones the better.
     #[inline]
-    pub(super) fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

@@ -50,6 +50,7 @@ pub(super) const GET: Exchanged<'_> = Exchanged {
     date: None,
     fields: None,
     cookie: None,
+    request_id: None,
 };
 
 pub(super) fn accepted<T>(parsed: Parsed<T>) -> (T, Vec<u8>) {

@@ -40,6 +40,7 @@ const GET: Exchanged<'_> = Exchanged {
     date: None,
     fields: None,
     cookie: None,
+    request_id: None,
 };
 
 #[test]
