@@ -513,8 +513,11 @@ fn what_comes_behind_a_refused_upgrade_is_no_request() {
         connect.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
         let (response, mut body) = client.send_request(connect, false).unwrap();
         body.send_data(Bytes::from_static(b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"), false).unwrap();
+        // To its client every success says that the WebSocket is open (RFC 8441 5).
         let response = response.await.unwrap();
-        assert_eq!(read_body(&mut response.into_body()).await.unwrap(), b"no");
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        let told = read_body(&mut response.into_body()).await.unwrap();
+        assert_eq!(told, b"the upstream has not switched protocols\n");
         client = client.ready().await.unwrap();
         get(&mut client, "/next").await;
     });
