@@ -7,9 +7,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[expect(dead_code, reason = "the wire tests play what is only read here")]
-#[path = "wire/peer.rs"]
-mod peer;
-#[expect(dead_code, reason = "the wire tests play what is only read here")]
 #[path = "wire/script.rs"]
 mod script;
 

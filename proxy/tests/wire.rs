@@ -13,6 +13,7 @@
 //! upstreams: live refusing silent                 the table: scripted, refusing and never accepting endpoints, or none
 //! dates: shown                                    `Date: now` is expected where the proxy adds one; else scripts do not see it
 //! split: no                                       only whole segments: time or segments are what the script is about
+//! streams: no -- why                              not in streams of HTTP/2, or `not CASE -- why` for one case
 //! sealed: no                                      not through TLS: it is about what is otherwise then, or of too little time for a relay
 //! client> $ / HTTP/1.1\r\n                        sends; indented lines continue
 //!         Host: a\r\n\r\n
@@ -30,9 +31,11 @@
 //! is `ababab`. At the end the proxy is stopped: nothing more may have been sent, nobody else may have been connected to.
 //!
 //! Each script is played with its bytes in whole segments, one by one, and cut at random; and once more through TLS, in records
-//! cut at random. `WIRE=text` plays the scripts with
+//! cut at random; and once more in streams of HTTP/2, where what is said is compared and not its bytes. `WIRE=text` plays the scripts with
 //! this text in their names, `WIRE_SEED` sets the cuts.
 
+#[path = "wire/normal.rs"]
+mod normal;
 #[path = "wire/peer.rs"]
 mod peer;
 #[path = "wire/play.rs"]
@@ -41,6 +44,8 @@ mod play;
 mod script;
 #[path = "sealed/mod.rs"]
 mod sealed;
+#[path = "wire/streams.rs"]
+mod streams;
 
 use std::{
     path::Path,
@@ -80,6 +85,7 @@ fn splits(script: &Script, seed: u64) -> Vec<Split> {
 enum Way {
     Plain(Split),
     Sealed(u64),
+    Streams(u64),
 }
 
 /// Plays everything in `jobs` and returns what failed.
@@ -91,6 +97,7 @@ fn play_all(jobs: Vec<(Script, Way)>, players: usize) -> Vec<String> {
             let played = match way {
                 Way::Plain(split) => play::play(&script, split, PATIENCE),
                 Way::Sealed(seed) => play::play_sealed(&script, seed, PATIENCE),
+                Way::Streams(seed) => play::play_streams(&script, seed, PATIENCE),
             };
             if let Err(error) = played {
                 let failure = format!("{} [{way:?}]\n    {error}", script.name);
@@ -115,6 +122,32 @@ fn every_script_holds_through_tls() {
         let is_sealed = script.is_sealed && script.protocol == Protocol::Http;
         is_sealed.then_some(Way::Sealed(seed)).into_iter().collect()
     });
+}
+
+#[test]
+fn every_script_holds_in_streams() {
+    play_scripts(PLAYERS_COUNT, |script, seed| {
+        let is_said = script.no_streams.is_none() && script.protocol == Protocol::Http;
+        is_said.then_some(Way::Streams(seed)).into_iter().collect()
+    });
+}
+
+/// Scripts and cases that are played in streams: fewer, and marks have taken what could be said.
+const IN_STREAMS_COUNT_MIN: usize = 270;
+
+#[test]
+fn each_script_that_is_not_played_in_streams_says_why() {
+    let scripts = script::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire"));
+    let scripts: Vec<_> = scripts.expect("scripts that can be read");
+    let http = scripts.iter().filter(|script| script.protocol == Protocol::Http);
+    let (left_out, played): (Vec<_>, Vec<_>) = http.partition(|script| script.no_streams.is_some());
+    println!("{} played in streams, {} left out", played.len(), left_out.len());
+    assert!(played.len() >= IN_STREAMS_COUNT_MIN, "{} are played", played.len());
+    for script in left_out {
+        assert!(script.no_streams.as_ref().is_some_and(|why| why.len() >= 10), "{}: why?", script.name);
+    }
+    let text = "title: a\nstreams: no\nclient new";
+    assert!(script::parse("inline", text).is_err_and(|error| error.contains("why")));
 }
 
 fn play_scripts(players: usize, ways: impl Fn(&Script, u64) -> Vec<Way>) {

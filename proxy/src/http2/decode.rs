@@ -6,9 +6,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    http1::{Fields, Framing, Version, framing::response_framing},
+    http1::{Fields, Framing, Version, fields::FieldSet, framing::response_framing},
     limits::{FIELDS_COUNT_MAX, TRAILER_BYTES_MAX},
 };
+
+/// Fields of a head: those of an upstream's, and what this proxy adds to them (Date, Via and others).
+const PASSED_FIELDS_COUNT_MAX: usize = FieldSet::BITS as usize;
 
 /// Bytes of a line that says how long a chunk is: more than a size has digits.
 const SIZE_LINE_BYTES_MAX: usize = 20;
@@ -22,6 +25,9 @@ pub(crate) enum DecodeError {
     /// It ended before it was whole.
     #[error("truncated response")]
     Truncated,
+    /// A switch of protocols was asked for, and the answer is a success without one.
+    #[error("success without a switch of protocols")]
+    NotSwitched,
 }
 
 /// A part of a response.
@@ -151,7 +157,7 @@ impl Decoder {
     }
 
     fn decode_head(&mut self, bytes: &mut BytesMut) -> Result<Option<Part>, DecodeError> {
-        let mut storage = [MaybeUninit::uninit(); FIELDS_COUNT_MAX];
+        let mut storage = [MaybeUninit::uninit(); PASSED_FIELDS_COUNT_MAX];
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
         let parsed = config.parse_response_with_uninit_headers(&mut response, bytes, &mut storage);
@@ -166,6 +172,10 @@ impl Decoder {
         let is_switch = status == 101;
         if is_switch && !self.is_tunnel {
             return Err(DecodeError::Malformed);
+        }
+        // RFC 8441 5: to the client of a stream every success says that its WebSocket is open.
+        if self.is_tunnel && (200..300).contains(&status) {
+            return Err(DecodeError::NotSwitched);
         }
         let mut fields = HeaderMap::with_capacity(response.headers.len());
         for (position, field) in response.headers.iter().enumerate() {
@@ -332,6 +342,40 @@ pub(super) mod tests {
                     &response[..end]
                 );
             }
+        }
+    }
+
+    #[test]
+    fn as_many_fields_as_an_upstream_may_send_are_read_beside_those_that_are_added() {
+        let fields = "X: y\r\n".repeat(FIELDS_COUNT_MAX);
+        let response = format!("HTTP/1.1 204 x\r\n{fields}Date: z\r\nVia: 1.1 p\r\nSet-Cookie: a\r\n\r\n");
+        let parts = decoded(&response, 1000, false).unwrap();
+        let [Part::Head(head)] = &parts[..] else { panic!("{parts:?}") };
+        assert_eq!(head.fields.len(), FIELDS_COUNT_MAX + 3);
+    }
+
+    #[test]
+    fn no_success_but_a_switch_opens_a_tunnel() {
+        let status = |status: u16| {
+            let response =
+                format!("HTTP/1.1 {status} x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n");
+            match Decoder::new(false, true).decode(&mut BytesMut::from(response.as_bytes())) {
+                Ok(Some(Part::Head(head) | Part::Interim(head))) => Ok(head.status.as_u16()),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error),
+            }
+        };
+        for (seen, told) in [
+            (101, Ok(200)),
+            (103, Ok(103)),
+            (200, Err(DecodeError::NotSwitched)),
+            (204, Err(DecodeError::NotSwitched)),
+            (299, Err(DecodeError::NotSwitched)),
+            (300, Ok(300)),
+            (403, Ok(403)),
+            (426, Ok(426)),
+        ] {
+            assert_eq!(status(seen), told, "{seen}");
         }
     }
 

@@ -8,6 +8,7 @@
 //! take is not granted to the client.
 
 use std::{
+    fmt,
     future::poll_fn,
     task::{Poll, ready},
     time::Duration,
@@ -20,7 +21,7 @@ use http::{Request, Response, StatusCode, header};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    decode::{Decoder, Head, Part},
+    decode::{DecodeError, Decoder, Head, Part},
     encode::{Coding, encode_data, encode_end, encode_head},
 };
 use crate::{http1::Reject, limits::H2_PACE_BYTES, stream::memory::Memory};
@@ -40,6 +41,18 @@ pub(crate) enum StreamError {
     /// The exchange has ended without a whole response.
     #[error("the response is not whole")]
     Truncated,
+    /// The upstream was asked to switch protocols, answered with a success, and has not switched: the client is told 502.
+    #[error("the upstream has not switched protocols")]
+    NotSwitched,
+}
+
+impl From<DecodeError> for StreamError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Malformed | DecodeError::Truncated => Self::Truncated,
+            DecodeError::NotSwitched => Self::NotSwitched,
+        }
+    }
 }
 
 /// A request whose head is written, and both its ways.
@@ -72,11 +85,17 @@ pub(crate) fn ask(request: Request<RecvStream>, mut respond: SendResponse<Bytes>
 }
 
 fn refuse(respond: &mut SendResponse<Bytes>, reject: Reject) {
+    let status = StatusCode::from_u16(reject.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    tell(respond, status, &reject);
+}
+
+/// Answers with a line of text.
+fn tell(respond: &mut SendResponse<Bytes>, status: StatusCode, why: &dyn fmt::Display) {
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(reject.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
     if let Ok(mut stream) = respond.send_response(response, false) {
-        let _ = stream.send_data(Bytes::from(format!("{reject}\n")), true);
+        let _ = stream.send_data(Bytes::from(format!("{why}\n")), true);
     }
 }
 
@@ -117,11 +136,17 @@ impl Asked {
         match answered {
             // What is left of its request is not needed: `h2` tells the client so, behind the answer (RFC 9113 8.1).
             Ok(()) => Ok(()),
+            // Nothing of its answer has been passed on.
+            Err(error @ StreamError::NotSwitched) => {
+                exchange.borrow().abort();
+                tell(&mut respond, StatusCode::BAD_GATEWAY, &error);
+                Err(error)
+            }
             Err(error) => {
                 exchange.borrow().abort();
                 respond.send_reset(match error {
                     StreamError::Client | StreamError::Stalled => Reason::CANCEL,
-                    StreamError::Truncated => Reason::INTERNAL_ERROR,
+                    StreamError::Truncated | StreamError::NotSwitched => Reason::INTERNAL_ERROR,
                 });
                 Err(error)
             }
@@ -238,7 +263,7 @@ async fn send_response(
 ) -> Result<(), StreamError> {
     let mut bytes = BytesMut::new();
     loop {
-        match decoder.decode(&mut bytes).map_err(|_| StreamError::Truncated)? {
+        match decoder.decode(&mut bytes)? {
             Some(part) => {
                 if decoder.is_switched() {
                     switched.notify_one();
@@ -250,7 +275,7 @@ async fn send_response(
             None if decoder.is_done() => return Ok(()),
             None => {
                 if answer.read_more(exchange, &mut bytes).await? == 0 {
-                    let end = decoder.decode_end().map_err(|_| StreamError::Truncated)?;
+                    let end = decoder.decode_end()?;
                     answer.send_part(end).await?;
                     return Ok(());
                 }

@@ -154,7 +154,7 @@ async fn serve_stream(session: Session, asked: Asked, near: Memory) {
         note_flood(&worker, peer, Flood::Stall);
     }
     if let Err(why) = relayed {
-        tracing::debug!(?peer, %why, "a stream was reset");
+        tracing::debug!(?peer, %why, "a stream has ended early");
     }
 }
 

@@ -1,9 +1,15 @@
 //! One end of a connection in a script's hands.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
     time::Duration,
+};
+
+use crate::{
+    normal::{END, Normal, Part},
+    script::{Dates, End},
+    streams::Streams,
 };
 
 /// How what is sent is cut into segments.
@@ -46,24 +52,6 @@ impl Split {
     }
 }
 
-/// How a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    Closed,
-    Broken,
-}
-
-/// What a peer makes of dates that it receives: the proxy dates what came without one, and no script knows what time it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dates {
-    /// They are bytes like any others.
-    Kept,
-    /// Their lines are not there.
-    Hidden,
-    /// Each reads `now`.
-    Shown,
-}
-
 /// The line of a date, and the CR LF before it.
 const DATE_LINE: &[u8] = b"\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
 
@@ -73,10 +61,27 @@ const DATE_NAME: &[u8] = b"\r\nDate: ";
 /// How it is shown.
 const DATE_SHOWN: &[u8] = b"\r\nDate: now\r\n";
 
+/// What carries what a peer says.
+#[derive(Debug)]
+enum Carrier {
+    Bytes(TcpStream),
+    Streams(Box<Streams>),
+}
+
+/// What is compared where HTTP/2 is in between: not bytes, but what they say.
+#[derive(Debug)]
+struct Normals {
+    expected: Normal,
+    /// What came, if it came as bytes.
+    seen: Normal,
+    raw: Vec<u8>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Peer {
-    stream: TcpStream,
+    carrier: Carrier,
     dates: Dates,
+    normals: Option<Normals>,
     /// What was read and not received yet.
     read: Vec<u8>,
     /// How much of that was searched for dates.
@@ -93,13 +98,40 @@ impl Peer {
             stream.set_write_timeout(Some(patience))
         };
         setup().map_err(|error| format!("socket: {error}"))?;
-        Ok(Self { stream, dates, read: Vec::new(), searched: 0 })
+        Ok(Self { carrier: Carrier::Bytes(stream), dates, normals: None, read: Vec::new(), searched: 0 })
+    }
+
+    /// A client in streams of HTTP/2.
+    pub(crate) fn in_streams(streams: Streams) -> Self {
+        let normals =
+            Normals { expected: Normal::of_responses(), seen: Normal::of_responses(), raw: Vec::new() };
+        Self {
+            carrier: Carrier::Streams(Box::new(streams)),
+            dates: Dates::Kept,
+            normals: Some(normals),
+            read: Vec::new(),
+            searched: 0,
+        }
+    }
+
+    /// An upstream of such a client's.
+    pub(crate) fn behind_streams(self) -> Self {
+        let normals =
+            Normals { expected: Normal::of_requests(), seen: Normal::of_requests(), raw: Vec::new() };
+        Self { normals: Some(normals), ..self }
     }
 
     /// Sends. Whether it arrives is seen by what is answered: a refusal may come before the last byte.
     pub(crate) fn send(&mut self, bytes: &[u8], split: Split) {
+        let stream = match &mut self.carrier {
+            Carrier::Bytes(stream) => stream,
+            Carrier::Streams(streams) => {
+                let methods = streams.send(bytes);
+                return self.normals.iter_mut().for_each(|it| it.expected.methods.extend(methods.clone()));
+            }
+        };
         for segment in split.segments(bytes) {
-            if self.stream.write_all(segment).is_err() {
+            if stream.write_all(segment).is_err() {
                 return;
             }
             if !matches!(split, Split::Whole) {
@@ -109,10 +141,24 @@ impl Peer {
     }
 
     /// Reads once; 0 at the end.
-    fn fill(&mut self) -> std::io::Result<usize> {
+    fn fill(&mut self) -> io::Result<usize> {
         let mut bytes = [0; 16 * 1024];
-        let count = self.stream.read(&mut bytes)?;
-        self.read.extend_from_slice(&bytes[..count]);
+        let count = match &mut self.carrier {
+            Carrier::Bytes(stream) => stream.read(&mut bytes)?,
+            Carrier::Streams(streams) => {
+                let text = streams.read()?;
+                self.read.extend_from_slice(&text);
+                return Ok(text.len());
+            }
+        };
+        match &mut self.normals {
+            None => self.read.extend_from_slice(&bytes[..count]),
+            Some(normals) => {
+                normals.raw.extend_from_slice(&bytes[..count]);
+                let parts = normals.seen.push(&bytes[..count]).map_err(io::Error::other)?;
+                self.read.extend(parts.iter().flat_map(Part::render));
+            }
+        }
         Ok(count)
     }
 
@@ -144,6 +190,16 @@ impl Peer {
 
     /// Reads exactly what is expected.
     pub(crate) fn receive(&mut self, expected: &[u8]) -> Result<(), String> {
+        match &mut self.normals {
+            None => self.receive_bytes(expected),
+            Some(normals) => {
+                let parts = normals.expected.push(expected).map_err(|why| format!("expected {why}"))?;
+                self.receive_bytes(&parts.iter().flat_map(Part::render).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    fn receive_bytes(&mut self, expected: &[u8]) -> Result<(), String> {
         loop {
             let count = self.receivable().min(expected.len());
             let seen = &self.read[..count];
@@ -164,6 +220,10 @@ impl Peer {
 
     /// Reads a response with a Content-Length and returns its status and the rest of it.
     pub(crate) fn receive_response(&mut self) -> Result<(u16, String), String> {
+        if let Some(normals) = &mut self.normals {
+            normals.expected.methods.pop_front();
+            return self.receive_text();
+        }
         let head = loop {
             let count = self.receivable();
             if let Some(end) = self.read[..count].windows(4).position(|part| part == b"\r\n\r\n") {
@@ -190,28 +250,102 @@ impl Peer {
         Ok((status.ok_or_else(|| format!("no response: {head:?}"))?, head + &text(&body)))
     }
 
+    /// The same of a response as text.
+    fn receive_text(&mut self) -> Result<(u16, String), String> {
+        let end = loop {
+            if let Some(at) = self.read.windows(END.len()).position(|part| part == END) {
+                break at + END.len();
+            }
+            match self.fill() {
+                Ok(0) => return Err(format!("no whole answer, but {:?}", text(&self.read))),
+                Ok(_) => {}
+                Err(error) => return Err(format!("{} after {:?}", reading(&error), text(&self.read))),
+            }
+        };
+        let response = text(&self.take(end));
+        let status = response.get(..3).and_then(|status| status.parse().ok());
+        Ok((status.ok_or_else(|| format!("no response: {response:?}"))?, response))
+    }
+
     /// Waits for the end of what the other side sends; returns what came before.
     pub(crate) fn receive_end(&mut self) -> Result<(End, Vec<u8>), String> {
-        let end = loop {
-            match self.fill() {
-                Ok(0) => break End::Closed,
-                Ok(_) => {}
-                Err(error) if is_reset(&error) => break End::Broken,
-                Err(error) => return Err(format!("no end: {error}, after {:?}", text(&self.read))),
+        let end = match &mut self.carrier {
+            Carrier::Bytes(_) => self.fill_to_end()?,
+            Carrier::Streams(streams) => {
+                let ended = streams.read_end();
+                let (end, rest) = ended.map_err(|error| format!("{} before an end", reading(&error)))?;
+                self.read.extend(rest);
+                end
             }
         };
         self.receivable();
         let rest = self.take(self.read.len());
-        Ok((end, rest))
+        Ok((end, self.without_end(rest)))
+    }
+
+    /// The same once the proxy is gone: nothing that it has sent is still under way then.
+    pub(crate) fn receive_rest(&mut self) -> Result<(End, Vec<u8>), String> {
+        let Carrier::Streams(streams) = &mut self.carrier else { return self.receive_end() };
+        let rest = streams.read_over().map_err(|error| format!("{} before the end", reading(&error)))?;
+        self.read.extend(rest);
+        let rest = self.take(self.read.len());
+        Ok((End::Closed, self.without_end(rest)))
+    }
+
+    /// The end of a response that ends with its connection is expected, if that is what ends.
+    fn without_end(&mut self, mut rest: Vec<u8>) -> Vec<u8> {
+        let is_streams = matches!(self.carrier, Carrier::Streams(_));
+        let is_open = self.normals.as_mut().is_some_and(|normals| normals.expected.end().is_some());
+        if is_streams && is_open && rest.ends_with(END) {
+            rest.truncate(rest.len() - END.len());
+        }
+        rest
+    }
+
+    fn fill_to_end(&mut self) -> Result<End, String> {
+        loop {
+            match self.fill() {
+                Ok(0) => return Ok(End::Closed),
+                Ok(_) => {}
+                Err(error) if is_reset(&error) => return Ok(End::Broken),
+                Err(error) => return Err(format!("no end: {error}, after {:?}", text(&self.read))),
+            }
+        }
+    }
+
+    /// Whether these bytes are in what came, as it came.
+    pub(crate) fn has_seen(&self, bytes: &[u8], rest: &[u8]) -> bool {
+        let seen = match (&self.carrier, &self.normals) {
+            (Carrier::Bytes(_), Some(normals)) => &normals.raw,
+            _ => rest,
+        };
+        seen.windows(bytes.len()).any(|window| window == bytes)
     }
 
     pub(crate) fn half_close(&mut self) -> Result<(), String> {
-        self.stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))
+        match &self.carrier {
+            Carrier::Bytes(stream) => {
+                stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))
+            }
+            Carrier::Streams(streams) => {
+                streams.half_close();
+                Ok(())
+            }
+        }
     }
 
-    pub(crate) fn reset(self) -> Result<(), String> {
-        let lingering = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-        lingering.map_err(|error| format!("linger: {error}"))
+    /// Resets its connection, or its stream: then there is a connection left.
+    pub(crate) fn reset(self) -> Result<Option<Self>, String> {
+        match &self.carrier {
+            Carrier::Bytes(stream) => {
+                let lingering = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+                lingering.map(|()| None).map_err(|error| format!("linger: {error}"))
+            }
+            Carrier::Streams(streams) => {
+                streams.reset();
+                Ok(Some(self))
+            }
+        }
     }
 }
 

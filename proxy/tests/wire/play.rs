@@ -16,9 +16,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
-    peer::{Dates, End, Peer, Split, text},
-    script::{Act, Endpoint, Script, Step},
+    peer::{Peer, Split, text},
+    script::{Act, Dates, End, Endpoint, Script, Step},
     sealed::Trust,
+    streams::Streams,
 };
 
 /// How long a proxy may take to stop, however busy the machine is.
@@ -41,6 +42,8 @@ struct Stage {
     stopped: (mpsc::Sender<()>, mpsc::Receiver<()>),
     patience: Duration,
     split: Split,
+    /// Clients speak HTTP/2.
+    is_streams: bool,
     /// What clients see of the dates that the proxy adds.
     dates: Dates,
     peers: HashMap<String, Peer>,
@@ -50,23 +53,40 @@ struct Stage {
 
 /// Plays a script; `patience` bounds each of its steps.
 pub(crate) fn play(script: &Script, split: Split, patience: Duration) -> Result<(), String> {
-    play_by(script, split, None, patience)
+    play_by(script, split, &Over::Nothing, patience)
+}
+
+/// The same in streams of HTTP/2, whose frames are cut by this seed.
+pub(crate) fn play_streams(script: &Script, seed: u64, patience: Duration) -> Result<(), String> {
+    let split = if script.is_split { Split::Random(seed) } else { Split::Whole };
+    play_by(script, split, &Over::Streams, patience)
+}
+
+/// What is between clients and the proxy.
+enum Over {
+    Nothing,
+    Tls(Box<Trust>),
+    Streams,
 }
 
 /// The same with clients that are sealed on their way.
 pub(crate) fn play_sealed(script: &Script, seed: u64, patience: Duration) -> Result<(), String> {
     let split = if script.is_split { Split::Random(seed) } else { Split::Whole };
-    play_by(script, split, Some(&Trust::new(&HOSTS)), patience)
+    play_by(script, split, &Over::Tls(Box::new(Trust::new(&HOSTS))), patience)
 }
 
-fn play_by(script: &Script, split: Split, trust: Option<&Trust>, patience: Duration) -> Result<(), String> {
+fn play_by(script: &Script, split: Split, over: &Over, patience: Duration) -> Result<(), String> {
     let socket = |error: std::io::Error| format!("socket: {error}");
     let listener = TcpListener::bind((own_ip(), 0)).map_err(socket)?;
     SockRef::from(&listener).set_read_timeout(Some(patience)).map_err(socket)?;
     let (addrs, _held) = endpoints(&script.upstreams, &listener).map_err(socket)?;
     let listen: Listen = format!("http://{}:0=app", own_ip()).parse()?;
     let flags = Flags::try_parse_from(["proxy"].into_iter().chain(script.flags.split_whitespace()));
-    let protocol = if trust.is_some() { Protocol::Https } else { script.protocol };
+    let (protocol, trust) = match over {
+        Over::Nothing => (script.protocol, None),
+        Over::Tls(trust) => (Protocol::Https, Some(trust)),
+        Over::Streams => (Protocol::H2c, None),
+    };
     let certificate = trust.map(|trust| Ok::<_, String>(vec![trust.pair().parse()?])).transpose()?;
     let given = Given {
         listen: Some(vec![Listen { protocol, ..listen.clone() }]),
@@ -94,6 +114,7 @@ fn play_by(script: &Script, split: Split, trust: Option<&Trust>, patience: Durat
         stopped: mpsc::channel(),
         patience,
         split,
+        is_streams: matches!(over, Over::Streams),
         dates: script.dates,
         peers: HashMap::new(),
         former: Vec::new(),
@@ -156,7 +177,11 @@ impl Stage {
                 self.take(&step.peer)?;
                 return Ok(());
             }
-            Act::Reset => return self.take(&step.peer)?.reset(),
+            Act::Reset => {
+                let kept = self.take(&step.peer)?.reset()?;
+                self.former.extend(kept);
+                return Ok(());
+            }
             _ => {}
         }
         if !self.peers.contains_key(&step.peer) {
@@ -178,7 +203,10 @@ impl Stage {
                 (status, _) if status == *wanted => Ok(()),
                 (status, response) => Err(format!("status {status}: {response:?}")),
             },
-            Act::End(ends, without) => check_end(peer.receive_end()?, ends, without.as_deref()),
+            Act::End(ends, without) => {
+                let ended = peer.receive_end()?;
+                check_end(peer, ended, ends, without.as_deref())
+            }
             Act::HalfClose => peer.half_close(),
             Act::Close | Act::Reset | Act::New | Act::None | Act::Stop | Act::Pause(_) => Ok(()),
         }
@@ -201,12 +229,21 @@ impl Stage {
 
     /// A client connects; an upstream takes the proxy's next connection.
     fn connect(&mut self, name: &str) -> Result<(), String> {
-        let (stream, dates) = if name.starts_with("client") {
-            (TcpStream::connect(self.addr).map_err(|error| format!("connect: {error}"))?, self.dates)
-        } else {
-            (self.listener.accept().map_err(|error| format!("no connection: {error}"))?.0, Dates::Kept)
+        let peer = match (name.starts_with("client"), self.is_streams) {
+            (true, true) => {
+                let seed = if let Split::Random(seed) = self.split { Some(seed) } else { None };
+                Peer::in_streams(Streams::connect(self.addr, self.patience, self.dates, seed))
+            }
+            (true, false) => {
+                let stream = TcpStream::connect(self.addr).map_err(|error| format!("connect: {error}"))?;
+                Peer::new(stream, self.patience, self.dates)?
+            }
+            (false, _) => {
+                let accepted = self.listener.accept().map_err(|error| format!("no connection: {error}"))?;
+                let peer = Peer::new(accepted.0, self.patience, Dates::Kept)?;
+                if self.is_streams { peer.behind_streams() } else { peer }
+            }
         };
-        let peer = Peer::new(stream, self.patience, dates)?;
         self.former.extend(self.peers.insert(name.to_owned(), peer));
         Ok(())
     }
@@ -225,16 +262,22 @@ impl Stage {
         self.check_nobody().map_err(|_| "the proxy made a connection that nobody took".to_owned())?;
         let named = self.peers.drain().map(|(_, peer)| peer);
         for mut peer in named.chain(self.former.drain(..)) {
-            check_end(peer.receive_end()?, &[End::Closed, End::Broken], None)?;
+            let ended = peer.receive_rest()?;
+            check_end(&peer, ended, &[End::Closed, End::Broken], None)?;
         }
         Ok(())
     }
 }
 
-fn check_end((end, rest): (End, Vec<u8>), wanted: &[End], without: Option<&[u8]>) -> Result<(), String> {
+fn check_end(
+    peer: &Peer,
+    (end, rest): (End, Vec<u8>),
+    wanted: &[End],
+    without: Option<&[u8]>,
+) -> Result<(), String> {
     match without {
         None if !rest.is_empty() => return Err(format!("more than the script says: {:?}", text(&rest))),
-        Some(bytes) if rest.windows(bytes.len()).any(|window| window == bytes) => {
+        Some(bytes) if peer.has_seen(bytes, &rest) => {
             return Err(format!("it has seen {:?}", text(&rest)));
         }
         _ => {}

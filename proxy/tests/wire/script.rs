@@ -4,7 +4,23 @@ use std::{path::Path, time::Duration};
 
 use proxy::config::{GivenTimeouts, HalfClosed, Protocol};
 
-use crate::peer::{Dates, End};
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Closed,
+    Broken,
+}
+
+/// What a peer makes of dates that it receives: the proxy dates what came without one, and no script knows what time it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dates {
+    /// They are bytes like any others.
+    Kept,
+    /// Their lines are not there.
+    Hidden,
+    /// Each reads `now`.
+    Shown,
+}
 
 /// A claim and the bytes that show it.
 #[derive(Debug, Clone)]
@@ -20,6 +36,8 @@ pub(crate) struct Script {
     pub(crate) is_split: bool,
     /// It is played through TLS, too.
     pub(crate) is_sealed: bool,
+    /// Why it is not played in streams of HTTP/2, if it is not.
+    pub(crate) no_streams: Option<String>,
     pub(crate) dates: Dates,
     pub(crate) steps: Vec<Step>,
 }
@@ -106,10 +124,11 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
         upstreams: vec![Endpoint::Live],
         is_split: true,
         is_sealed: true,
+        no_streams: None,
         dates: Dates::Hidden,
         steps: Vec::new(),
     };
-    let (mut title, mut cases, mut steps) = ("", Vec::new(), Vec::new());
+    let (mut title, mut cases, mut steps, mut skips) = ("", Vec::new(), Vec::new(), Vec::new());
     for (line, text) in lines {
         match text.split_once(": ").map(|(key, value)| (key, value.trim())) {
             Some(("title", value)) => title = value,
@@ -121,6 +140,7 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
             Some(("dates", "shown")) => script.dates = Dates::Shown,
             Some(("split", "no")) => script.is_split = false,
             Some(("sealed", "no")) => script.is_sealed = false,
+            Some(("streams", value)) => skips.push(parse_skip(value)?),
             Some(("upstreams", "none")) => script.upstreams.clear(),
             Some(("upstreams", value)) => {
                 script.upstreams = value.split(' ').map(parse_endpoint).collect::<Result<_, _>>()?;
@@ -131,6 +151,8 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
     let each = |case: &&str| {
         let mut script = script.clone();
         script.name = format!("{file}:{first} {title}{}{case}", if case.is_empty() { "" } else { ": " });
+        let is_meant = |(skipped, _): &&Skip<'_>| skipped.is_none_or(|skipped| skipped == *case);
+        script.no_streams = skips.iter().find(is_meant).map(|(_, why)| (*why).to_owned());
         for (line, text) in &steps {
             let step = parse_step(*line, &text.replace('$', case));
             script.steps.push(step.map_err(|error| format!("{file}:{line}: {error}"))?);
@@ -140,7 +162,24 @@ fn parse_block(file: &str, lines: &[(usize, String)]) -> Result<Vec<Script>, Str
     if cases.is_empty() {
         cases.push("");
     }
+    if let Some(unknown) = skips.iter().find_map(|(case, _)| case.filter(|case| !cases.contains(case))) {
+        return Err(format!("{file}:{first}: {unknown:?} is no case"));
+    }
     cases.iter().map(each).collect()
+}
+
+/// A case, or all, and why it is not played in streams.
+type Skip<'a> = (Option<&'a str>, &'a str);
+
+fn parse_skip(text: &str) -> Result<Skip<'_>, String> {
+    let (what, why) = text.rsplit_once("-- ").ok_or_else(|| format!("{text:?}: why is it not played?"))?;
+    match what.trim_end() {
+        "no" => Ok((None, why)),
+        what => match what.strip_prefix("not ") {
+            Some(case) => Ok((Some(case), why)),
+            None => Err(format!("{text:?}: expected no, or not and a case")),
+        },
+    }
 }
 
 fn parse_endpoint(text: &str) -> Result<Endpoint, String> {

@@ -56,8 +56,11 @@ fn what_comes_behind_a_refused_upgrade_is_no_request() {
     with_client(&proxy, async |mut client| {
         let (response, mut body) = open(&mut client).await;
         body.send_data(Bytes::from_static(b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"), false).unwrap();
+        // To its client every success says that the WebSocket is open (RFC 8441 5).
         let response = response.await.unwrap();
-        assert_eq!(read_body(&mut response.into_body()).await.unwrap(), b"no");
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        let told = read_body(&mut response.into_body()).await.unwrap();
+        assert_eq!(told, b"the upstream has not switched protocols\n");
         client = client.ready().await.unwrap();
         get(&mut client, "/next").await;
     });
