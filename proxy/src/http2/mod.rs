@@ -16,6 +16,8 @@ pub(crate) mod connections;
 mod decode;
 mod encode;
 mod exchange;
+mod frames;
+mod goodbye;
 mod meter;
 mod metered;
 mod origin;
