@@ -17,6 +17,8 @@ mod decode;
 mod encode;
 mod exchange;
 mod frames;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod goodbye;
 mod meter;
 mod metered;

@@ -1,9 +1,15 @@
 //! What must be true of a played script.
 
-use proxy::http1::{Body, BodyKind, Parse, Pieces, head::{Hop, parse_request}};
-use proxy_fuzz::strict::{End, Extensions, Read, Request, Response, read_request, read_response};
+use proxy::http1::{
+    Body, BodyKind, Parse, Pieces,
+    head::{Hop, parse_request},
+};
+use proxy_fuzz::{
+    peer::{Ending, Side},
+    strict::{End, Extensions, Read, Request, Response, read_request, read_response},
+};
 
-use crate::{Ending, Played, Side};
+use crate::Played;
 
 /// Checks it.
 ///
