@@ -235,8 +235,7 @@ fn a_client_that_has_had_enough_is_told_so_and_one_at_the_limit_is_served() {
     let pings = |count: usize| frame(PING, 0, 0, &[0; 8]).repeat(count);
     let limit = usize::try_from(H2_CREDIT_MAX).unwrap();
     let mut client = scene.connect();
-    // The request costs as much as a ping until it is answered.
-    client.write_all(&[pings(limit - 1), get(1)].concat()).unwrap();
+    client.write_all(&[pings(limit), get(1)].concat()).unwrap();
     expect_answer(&mut client);
     let mut client = scene.connect();
     // What time pays for between two reads is little.

@@ -34,7 +34,8 @@ pub(super) struct Frame {
     pub(super) bytes: usize,
     pub(super) kind: u8,
     pub(super) flags: u8,
-    pub(super) is_of_connection: bool,
+    /// 0 if it is of the connection.
+    pub(super) stream: u32,
 }
 
 impl Frame {
@@ -71,8 +72,8 @@ impl Frames {
         let [high, middle, low, kind, flags, a, b, c, d, ..] = self.head;
         let bytes = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         // The first bit is reserved.
-        let is_of_connection = [a & 0x7f, b, c, d] == [0; 4];
-        let frame = Frame { bytes, kind, flags, is_of_connection };
+        let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
+        let frame = Frame { bytes, kind, flags, stream };
         let rest = self.fill(rest, FRAME_HEAD_BYTES + frame.said_bytes())?;
         (self.filled, self.skipped) = (0, bytes - frame.said_bytes());
         Some((frame, rest))

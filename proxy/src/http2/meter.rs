@@ -22,7 +22,7 @@ const WINDOW_BYTES: i64 = 65_535;
 /// What streams that were reset cost: each had an exchange.
 const RESET_PRICE: i32 = 2;
 
-/// What an answer's head is worth: its stream had a head, and may be granted room, ranked and reset.
+/// What an answer's head is worth: its stream may be granted room, ranked and reset, and have trailers.
 const ANSWER_WORTH: i32 = 5;
 
 /// What a piece of an answer is worth: clients grant room for it twice, by stream and by connection. Some do so each time they have read
@@ -49,6 +49,8 @@ pub(crate) struct Meter {
     count: u64,
     /// What the client still takes by the connection's window; what `h2` does not bear ends there.
     room_bytes: i64,
+    /// Of the client's streams the last that has begun.
+    newest: u32,
     /// The stream that was reset last was one too many.
     has_refused: bool,
     told: Option<Flood>,
@@ -66,6 +68,7 @@ impl Meter {
             has_settings: false,
             count: 0,
             room_bytes: WINDOW_BYTES,
+            newest: 0,
             has_refused: false,
             told: None,
         }
@@ -148,7 +151,12 @@ impl Meter {
 
     fn price(&mut self, frame: Frame) -> Option<(Flood, i32)> {
         match frame.kind {
-            kind::HEADERS => Some((Flood::Heads, 1)),
+            // `h2` bounds those that begin.
+            kind::HEADERS => {
+                let is_new = frame.stream > self.newest;
+                self.newest = self.newest.max(frame.stream);
+                (!is_new).then_some((Flood::Heads, 1))
+            }
             kind::GOAWAY => Some((Flood::Goodbyes, 1)),
             // An end is none: each stream has one.
             kind::DATA => (frame.bytes == 0 && frame.flags & END_STREAM == 0).then_some((Flood::Data, 1)),
@@ -162,10 +170,10 @@ impl Meter {
             kind::PING => Some((Flood::Pings, 1)),
             kind::WINDOW_UPDATE => {
                 let granted = self.from_client.number(frame);
-                if frame.is_of_connection {
+                if frame.stream == 0 {
                     self.room_bytes = self.room_bytes.saturating_add(granted.into());
                 }
-                let is_crumb = !frame.is_of_connection && granted as usize <= H2_CRUMB_BYTES_MAX;
+                let is_crumb = frame.stream != 0 && granted as usize <= H2_CRUMB_BYTES_MAX;
                 Some((Flood::Windows, if is_crumb { CRUMB_PRICE } else { 1 }))
             }
             _ => Some((Flood::Unknown, 1)),
@@ -198,11 +206,12 @@ mod tests {
         [&head[..], &vec![0; payload]].concat()
     }
 
-    /// Beyond its preface.
+    /// Beyond its preface, and the head of a request.
     fn begun(at: Instant) -> Meter {
         let mut meter = Meter::new(at);
         meter.take(PREFACE, || at).unwrap();
         meter.take(&frame(kind::SETTINGS, 0, 6), || at).unwrap();
+        meter.take(&frame(kind::HEADERS, END_HEADERS, 3), || at).unwrap();
         meter
     }
 
@@ -241,15 +250,18 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_are_answered_and_their_bodies_cost_nothing() {
+    fn requests_and_their_bodies_cost_nothing_and_trailers_nothing_that_an_answer_does_not_pay() {
         let at = Instant::now();
         let mut meter = begun(at);
-        for _ in 0..=H2_CREDIT_MAX {
-            for (kind, flags, payload) in
-                [(kind::HEADERS, END_HEADERS, 40), (kind::DATA, 0, 1), (kind::DATA, END_STREAM, 0)]
-            {
-                meter.take(&frame(kind, flags, payload), || at).unwrap();
+        for stream in 1..=u32::try_from(H2_CREDIT_MAX).unwrap() + 1 {
+            let mut head = frame(kind::HEADERS, END_HEADERS, 40);
+            head[5..9].copy_from_slice(&(2 * stream + 1).to_be_bytes());
+            for bytes in [&head, &frame(kind::DATA, 0, 1), &frame(kind::DATA, END_STREAM, 0)] {
+                meter.take(bytes, || at).unwrap();
             }
+        }
+        for _ in 0..=H2_CREDIT_MAX {
+            meter.take(&frame(kind::HEADERS, END_HEADERS, 40), || at).unwrap();
             meter.give(&frame(kind::HEADERS, END_HEADERS, 40));
         }
     }
