@@ -248,6 +248,8 @@ pub(crate) enum AttemptFailure {
     Stale,
     /// A new connection was.
     Closed,
+    /// The upstream has answered neither the request nor a ping on its connection.
+    Silent,
 }
 
 impl AttemptFailure {
@@ -267,6 +269,7 @@ impl AttemptFailure {
             Self::Connect | Self::Handshake => Some(Fault::Refused),
             Self::ConnectTimeout => Some(Fault::AcceptTimeout),
             Self::Closed => Some(Fault::Closed),
+            Self::Silent => Some(Fault::ResponseTimeout),
             Self::Stale | Self::Unprocessed | Self::Descriptors | Self::Ports | Self::Full => None,
         }
     }
@@ -277,6 +280,7 @@ impl AttemptFailure {
             Self::ConnectTimeout => Refusal::ConnectTimeout,
             Self::Descriptors | Self::Ports => Refusal::Shortage,
             Self::Handshake => Refusal::HandshakeFailed,
+            Self::Silent => Refusal::ResponseTimeout,
             Self::Stale | Self::Unprocessed | Self::Closed => Refusal::UpstreamClosed,
         }
     }

@@ -20,6 +20,7 @@ mod frames;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod goodbye;
+mod listened;
 mod meter;
 mod metered;
 mod origin;
@@ -28,5 +29,6 @@ mod properties;
 mod request;
 mod response;
 mod serve;
+mod silence;
 
 pub(crate) use serve::{Client, serve};
