@@ -132,7 +132,9 @@ fn check_request(input: &[u8], protocol: Option<&str>) {
         return;
     };
     assert_eq!(read.head.method(), parts.method);
-    assert_eq!(read.head.uri().path_and_query(), parts.uri.path_and_query());
+    // `http` takes a fragment away, of which an empty path may be left.
+    let path = |uri: &Uri| uri.path_and_query().map(|path| path.as_str().to_owned());
+    assert_eq!(path(read.head.uri()), path(&parts.uri));
     if let Some(authority) = parts.uri.authority() {
         assert_eq!(read.head.uri().authority(), Some(authority));
     }
