@@ -68,11 +68,15 @@ pub(crate) fn bind(
         given.iter().flatten().try_for_each(|socket| prepare(socket, addr, *protocol))?;
         return Ok(given);
     }
+    let prepare = |socket: &socket2::Socket| prepare(socket, addr, *protocol);
     let bound = match addr {
-        Address::Ip(ip) => bind_ip(*ip, workers)?,
-        Address::Unix(path) => vec![unix::bind(path, *mode)?],
+        Address::Ip(ip) => {
+            let bound = bind_ip(*ip, workers)?;
+            bound.iter().try_for_each(prepare)?;
+            bound
+        }
+        Address::Unix(path) => vec![unix::bind(path, *mode, prepare)?],
     };
-    bound.iter().try_for_each(|socket| prepare(socket, addr, *protocol))?;
     held.keep(addr, &bound);
     share(&bound, workers)
 }

@@ -251,6 +251,8 @@ pub(crate) enum AttemptFailure {
     Stale,
     /// A new connection was.
     Closed,
+    /// The upstream has answered neither the request nor a ping on its connection.
+    Silent,
 }
 
 impl AttemptFailure {
@@ -270,6 +272,7 @@ impl AttemptFailure {
             Self::Connect | Self::Handshake => Some(Fault::Refused),
             Self::ConnectTimeout => Some(Fault::AcceptTimeout),
             Self::Closed => Some(Fault::Closed),
+            Self::Silent => Some(Fault::ResponseTimeout),
             Self::Stale | Self::Unprocessed | Self::Descriptors | Self::Ports | Self::Full => None,
         }
     }
@@ -280,6 +283,7 @@ impl AttemptFailure {
             Self::ConnectTimeout => Refusal::ConnectTimeout,
             Self::Descriptors | Self::Ports => Refusal::Shortage,
             Self::Handshake => Refusal::HandshakeFailed,
+            Self::Silent => Refusal::ResponseTimeout,
             Self::Stale | Self::Unprocessed | Self::Closed => Refusal::UpstreamClosed,
         }
     }

@@ -8,11 +8,14 @@ use tokio::{net::TcpStream, task::spawn_local};
 use crate::{
     certificates::Store,
     config::{FixedTable, Given, HalfClosed, Plan},
+    http2,
     listen::target::Target,
     session::{client::Session, http::Http},
     upstream::{self, directory::Directory},
     worker::{Counted, Room, Settings, Worker},
 };
+
+pub use crate::http2::fuzzing::{Read, Written, read_request, read_response, write_request, write_response};
 
 /// A worker in front of one endpoint. Everything of it lives in the event loop that it was made in.
 pub struct Bench(Rc<Worker>);
@@ -44,5 +47,18 @@ impl Bench {
         let peer = client.peer_addr().ok();
         let counted = Counted::new(self.0.clone());
         spawn_local(Http::new(Session::new((client.into(), peer), counted, Target::only(0, "role".into()))));
+    }
+
+    /// Serves a client of HTTP/2.
+    pub fn serve_http2(&self, client: TcpStream) {
+        let peer = client.peer_addr().ok();
+        let counted = Counted::new(self.0.clone());
+        let client = http2::Client { stream: client.into(), peer, target: Target::only(0, "role".into()) };
+        spawn_local(http2::serve(counted, client));
+    }
+
+    /// Clients that are served, and of HTTP/2 their streams, too.
+    pub fn clients_count(&self) -> usize {
+        self.0.clients.get()
     }
 }

@@ -141,6 +141,16 @@ pub const H2_ROOM_BYTES_MIN: i64 = 1024;
 /// be given streams for a quarter of an hour.
 pub const H2_ORIGIN_ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long an upstream of HTTP/2 that has streams may say nothing before it is asked whether it is there. Its kernel acknowledges what a frozen
+/// process is sent.
+pub const H2_ORIGIN_SILENCE: Duration = Duration::from_secs(10);
+
+/// How long it has for its answer.
+pub const H2_ORIGIN_PONG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it is not asked again unless it has served something since: what servers of gRPC bear without being told otherwise.
+pub const H2_ORIGIN_PING_PERIOD: Duration = Duration::from_secs(5 * 60);
+
 /// Bytes of a response of which a client has to take as many within the `body` timeout: of a hundred streams over a slow line each gets little.
 pub const H2_PACE_BYTES: usize = 4 * 1024;
 

@@ -51,6 +51,8 @@ enum Reached {
     Unprocessed,
     /// The upstream has ended it, and not the connection.
     Reset,
+    /// The upstream has not even answered a ping.
+    Silent,
 }
 
 impl Progress {
@@ -74,6 +76,11 @@ impl Progress {
         self.set(Reached::Reset);
     }
 
+    /// The upstream has not even answered a ping: its connection is given up.
+    pub(crate) fn note_silent(&self) {
+        self.set(Reached::Silent);
+    }
+
     fn set(&self, reached: Reached) {
         self.reached.set(reached);
         if let Some(waiter) = self.waiter.take() {
@@ -87,7 +94,9 @@ impl Progress {
                 self.waiter.replace(Some(context.waker().clone()));
                 Poll::Pending
             }
-            Reached::Connection { .. } | Reached::Unprocessed | Reached::Reset => Poll::Ready(Ok(())),
+            Reached::Connection { .. } | Reached::Unprocessed | Reached::Reset | Reached::Silent => {
+                Poll::Ready(Ok(()))
+            }
             Reached::Failed(failure) => Poll::Ready(Err(failure)),
         }
     }
@@ -131,6 +140,11 @@ impl Link {
     /// The upstream has ended the stream, and not its connection.
     pub(crate) fn is_reset(&self) -> bool {
         matches!(self, Self::Stream(stream) if stream.progress.reached.get() == Reached::Reset)
+    }
+
+    /// The upstream has not even answered a ping.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Self::Stream(stream) if stream.progress.reached.get() == Reached::Silent)
     }
 
     /// Whether there is something to read, the end included.

@@ -21,9 +21,12 @@ use std::{
 use clap::Parser;
 use frames::{
     BEGIN, CONTINUATION, DATA, END_HEADERS, GET, GOAWAY, HEADERS, PING, POST, PRIORITY, RST_STREAM, SETTINGS,
-    bomb, frame, get, grant, read, reset, stream,
+    bomb, crumbs, frame, get, grant, read, reset, stream, swollen,
 };
-use proxy::{Args, Proxy, limits::H2_CREDIT_MAX};
+use proxy::{
+    Args, Proxy,
+    limits::{H2_CREDIT_MAX, H2_LOCAL_RESETS_COUNT_MAX, H2_STREAMS_COUNT_MAX},
+};
 
 /// How long anything may take before it has failed, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -173,14 +176,18 @@ const EMPTY_ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 #[test]
 fn each_flood_ends_soon_by_its_word_and_costs_little_here_and_at_the_origin() {
     let post = || frame(HEADERS, END_HEADERS, 1, POST);
-    let cases: [(&str, Vec<u8>, Piece, usize); 12] = [
-        ("library", vec![], Box::new(|n| [get(stream(n)), reset(stream(n))].concat()), 500),
-        // A grant beyond what a window can be is a fault of its stream (RFC 9113 6.9.1).
-        ("library", vec![], Box::new(|n| [get(stream(n)), grant(stream(n), 0x7fff_ffff)].concat()), 200),
-        ("library", frame(HEADERS, 0, 1, GET), Box::new(|_| frame(CONTINUATION, 0, 1, &[])), 0),
-        ("library", vec![], Box::new(|_| bomb(40)), 0),
-        ("library", post(), Box::new(|_| frame(DATA, 0, 1, &[])), 1),
-        ("library", post(), Box::new(|n| frame(DATA, 0, 1, b"x").repeat(if n < 20 { 5000 } else { 0 })), 1),
+    // A grant beyond what a window can be is a fault of its stream (RFC 9113 6.9.1).
+    let fault = |id| [get(id), grant(id, 0x7fff_ffff)].concat();
+    let cases: [(&str, Vec<u8>, Piece, usize); 15] = [
+        ("rapid_resets", vec![], Box::new(|n| [get(stream(n)), reset(stream(n))].concat()), 500),
+        ("forced_resets", vec![], Box::new(move |n| fault(stream(n))), 200),
+        ("heads", fault(1), Box::new(|_| get(1)), 1),
+        ("continuations", frame(HEADERS, 0, 1, GET), Box::new(|_| frame(CONTINUATION, 0, 1, &[])), 0),
+        ("fields", vec![], Box::new(|_| bomb(40)), 0),
+        ("fields", swollen(), Box::new(|_| frame(CONTINUATION, 0, 1, &[b'y'; 16_384])), 0),
+        ("data", post(), Box::new(|_| frame(DATA, 0, 1, &[])), 1),
+        ("data", post(), Box::new(|n| frame(DATA, 0, 1, b"x").repeat(if n < 20 { 5000 } else { 0 })), 1),
+        ("goodbyes", post(), Box::new(|_| frame(GOAWAY, 0, 0, &[0; 8])), 1),
         ("pings", vec![], Box::new(|_| frame(PING, 0, 0, &[0; 8])), 0),
         ("pings", vec![], Box::new(|_| frame(PING, 1, 0, &[0; 8])), 0),
         ("settings", vec![], Box::new(|_| frame(SETTINGS, 0, 0, &[])), 0),
@@ -209,10 +216,15 @@ fn each_flood_ends_soon_by_its_word_and_costs_little_here_and_at_the_origin() {
 
 /// Reads until there is the head of an answer.
 fn expect_answer(stream: &mut TcpStream) {
+    expect(stream, |kind, _| kind == HEADERS);
+}
+
+/// Reads until there is such a frame.
+fn expect(stream: &mut TcpStream, is_it: impl Fn(u8, &[u8]) -> bool) {
     let (mut told, mut room) = (Vec::new(), [0; 4096]);
-    while !read(&told).iter().any(|(kind, _)| *kind == HEADERS) {
+    while !read(&told).iter().any(|(kind, payload)| is_it(*kind, payload)) {
         let count = stream.read(&mut room).unwrap();
-        assert!(count > 0, "no answer: {told:?}");
+        assert!(count > 0, "not told: {told:?}");
         told.extend_from_slice(&room[..count]);
     }
 }
@@ -232,6 +244,40 @@ fn a_client_that_has_had_enough_is_told_so_and_one_at_the_limit_is_served() {
     let goodbye = told.iter().find(|(kind, _)| *kind == GOAWAY).expect("a GOAWAY");
     assert_eq!(goodbye.1[4..8], ENHANCE_YOUR_CALM);
     scene.expect_counted("pings");
+    scene.proxy.stop();
+}
+
+#[test]
+fn streams_beyond_those_that_a_client_may_have_are_borne_so_often_and_no_more() {
+    // It answers nothing, so that all of them last.
+    let scene = Scene::new("", "");
+    let mut client = scene.connect();
+    let limit = H2_STREAMS_COUNT_MAX + u32::try_from(H2_LOCAL_RESETS_COUNT_MAX).unwrap();
+    let before = workers_time();
+    let heads: Vec<u8> = (0..limit).flat_map(|number| get(stream(number))).collect();
+    client.write_all(&[heads, frame(PING, 0, 0, &[7; 8])].concat()).unwrap();
+    expect(&mut client, |kind, payload| kind == PING && payload == [7; 8]);
+    client.write_all(&get(stream(limit))).unwrap();
+    expect(&mut client, |kind, payload| kind == GOAWAY && payload[4..8] == ENHANCE_YOUR_CALM);
+    drop(client);
+    scene.expect_counted("streams");
+    let (spent, requests) = (workers_time().saturating_sub(before), scene.requests());
+    println!("streams: {spent:?} of the worker's time, {requests} requests at the origin");
+    assert!(spent <= WORKER_TIME_MAX && requests <= H2_STREAMS_COUNT_MAX as usize, "{spent:?}, {requests}");
+    scene.proxy.stop();
+}
+
+#[test]
+fn the_crumbs_of_a_cookie_count_as_fields_and_are_one_at_the_origin() {
+    let scene = Scene::new(EMPTY_ANSWER, "");
+    let mut client = scene.connect();
+    // 32 KiB, of which each crumb is the two words and 32 bytes besides (RFC 7541 4.1).
+    client.write_all(&crumbs(1, 780)).unwrap();
+    expect(&mut client, |kind, payload| kind == HEADERS && payload[0] == 0x88);
+    client.write_all(&crumbs(3, 820)).unwrap();
+    // 431, by the name of the status in HPACK's table and three digits.
+    expect(&mut client, |kind, payload| kind == HEADERS && payload[0] != 0x88);
+    assert_eq!(scene.requests(), 1);
     scene.proxy.stop();
 }
 

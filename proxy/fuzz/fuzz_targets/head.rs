@@ -94,7 +94,10 @@ fuzz_target!(|input: &[u8]| {
             keep_alive: is(4),
             is_rest_long: is(5),
             via: None,
-            date: None, fields: None, cookie: None, request_id: None
+            date: None,
+            fields: None,
+            cookie: None,
+            request_id: None,
         };
         check_response(head, cut, exchanged);
     } else {

@@ -1,5 +1,6 @@
 //! What the fuzz targets share.
 
+pub mod peer;
 pub mod strict;
 
 use std::io::IoSlice;

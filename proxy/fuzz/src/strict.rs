@@ -65,7 +65,8 @@ fn length(fields: &[httparse::Header<'_>], extensions: Extensions) -> Result<Len
     let mut lengths = all("content-length");
     if extensions == Extensions::Skipped {
         let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
-        lengths = lengths.iter().flat_map(|value| value.split(|&b| b == b',')).map(<[u8]>::trim_ascii).collect();
+        lengths =
+            lengths.iter().flat_map(|value| value.split(|&b| b == b',')).map(<[u8]>::trim_ascii).collect();
         lengths.dedup_by(|a, b| number(a).is_some() && number(a) == number(b));
     }
     match (&lengths[..], &all("transfer-encoding")[..]) {

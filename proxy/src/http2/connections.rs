@@ -12,10 +12,21 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use h2::client::{Connection as Driver, SendRequest};
-use tokio::{sync::Notify, task::spawn_local, time::timeout};
+use h2::{
+    Ping, PingPong,
+    client::{Connection as Driver, SendRequest},
+};
+use tokio::{
+    sync::Notify,
+    task::spawn_local,
+    time::{Instant, sleep, timeout},
+};
 
-use super::origin::{read_request, relay, send_request};
+use super::{
+    listened::Listened,
+    origin::{read_request, relay, send_request},
+    silence::{Silence, Turn},
+};
 use crate::{
     config::Address,
     dial::{connect, poll_connected},
@@ -70,6 +81,9 @@ struct Connection {
     /// When a stream began there last.
     used_ms: Cell<u64>,
     is_used: Cell<bool>,
+    silence: Rc<RefCell<Silence>>,
+    /// It has not answered a ping, and ends.
+    is_silent: Rc<Cell<bool>>,
 }
 
 impl fmt::Debug for Connection {
@@ -145,7 +159,8 @@ impl Connections {
         let Some(asked) = read_request(&exchange, &mut bytes).await else { return };
         for _ in 0..TURNS_COUNT_MAX {
             if let Ok(sent) = send_request(slot.connection.sender.clone(), &asked) {
-                return relay(&exchange, bytes, (asked, sent), &progress).await;
+                let is_silent = slot.connection.is_silent.clone();
+                return relay(&exchange, bytes, (asked, sent), (&progress, &is_silent)).await;
             }
             match self.take(&origin).await {
                 Ok(other) => slot = other,
@@ -177,7 +192,9 @@ impl Connections {
         let mut open = self.open.borrow_mut();
         open.retain(|connection| connection.is_lasting());
         let connection = open.iter().find(|connection| connection.has_room())?.clone();
-        connection.streams_count.update(|count| count + 1);
+        if connection.streams_count.replace(connection.streams_count.get() + 1) == 0 {
+            connection.silence.borrow_mut().begin(Instant::now());
+        }
         connection.used_ms.set(now_ms);
         let is_reused = connection.is_used.replace(true);
         Some(Slot { connection, connections: self.clone(), is_reused })
@@ -204,6 +221,8 @@ impl Connections {
             }
         };
         let kept: Weak<Connection> = Rc::downgrade(&connection);
+        let (silence, is_silent) = (connection.silence.clone(), connection.is_silent.clone());
+        let given_up = watch(kept.clone(), silence, driver.ping_pong());
         self.open.borrow_mut().push(connection);
         self.end_attempt();
         // Those who waited take their streams first.
@@ -221,9 +240,18 @@ impl Connections {
             }
             polled
         });
-        if let Err(error) = ended.await {
-            tracing::debug!(addr = %origin.addr, %error, "a connection of HTTP/2 to an upstream has ended");
+        tokio::select! {
+            biased;
+            ended = ended => if let Err(error) = ended {
+                tracing::debug!(addr = %origin.addr, %error, "a connection of HTTP/2 to an upstream has ended");
+            },
+            () = given_up => {
+                tracing::info!(addr = %origin.addr, "an upstream has answered no ping: its connection is given up");
+                is_silent.set(true);
+            }
         }
+        // Whoever has a stream there hears of it now.
+        drop(driver);
         self.open.borrow_mut().retain(|other| !std::ptr::eq(Rc::as_ptr(other), kept.as_ptr()));
         self.news.notify_waiters();
     }
@@ -234,8 +262,30 @@ impl Connections {
     }
 }
 
+/// Pings an upstream that says nothing while it has streams; over when it does not answer.
+async fn watch(kept: Weak<Connection>, silence: Rc<RefCell<Silence>>, pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        let has_streams = kept.upgrade().is_some_and(|connection| connection.streams_count.get() > 0);
+        let turn = silence.borrow_mut().turn(Instant::now(), has_streams);
+        match turn {
+            Turn::GiveUp => return,
+            // It ends anyway if it takes none.
+            Turn::Ping => drop(pings.send_ping(Ping::opaque())),
+            Turn::Wait(time) => tokio::select! {
+                answered = poll_fn(|context| pings.poll_pong(context)) => match answered {
+                    Ok(_) => silence.borrow_mut().answer(),
+                    // The connection is over, as whoever drives it sees.
+                    Err(_) => return std::future::pending().await,
+                },
+                () = sleep(time) => {}
+            },
+        }
+    }
+}
+
 /// Makes a connection and waits until the upstream has said how many streams it bears.
-async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Io, Bytes>), AttemptFailure> {
+async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Listened, Bytes>), AttemptFailure> {
     origin.stats.connects.add(1);
     let mut socket = connect(&origin.addr).map_err(|error| AttemptFailure::of_connect(&error))?;
     poll_fn(|context| poll_connected(context, &mut socket)).await?;
@@ -247,7 +297,8 @@ async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Io, Bytes>), At
         tracing::debug!(addr = %origin.addr, %error, "an upstream does not speak HTTP/2");
         AttemptFailure::Handshake
     };
-    let handshake = builder().handshake(Io(Stream::Plain(socket)));
+    let silence = Rc::new(RefCell::new(Silence::new(Instant::now())));
+    let handshake = builder().handshake(Listened::new(Io(Stream::Plain(socket)), silence.clone()));
     let (sender, mut driver) = handshake.await.map_err(refused)?;
     let streams_max = poll_fn(|context| {
         if let Poll::Ready(ended) = Pin::new(&mut driver).poll(context) {
@@ -268,6 +319,8 @@ async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Io, Bytes>), At
         streams_max: Cell::new(streams_max),
         used_ms: Cell::new(origin.now_ms),
         is_used: Cell::new(false),
+        silence,
+        is_silent: Rc::default(),
     };
     Ok((Rc::new(connection), driver))
 }
@@ -284,3 +337,6 @@ fn builder() -> h2::client::Builder {
         .max_send_buffer_size(H2_SEND_BUFFER_BYTES_MAX);
     builder
 }
+
+#[cfg(test)]
+mod tests;

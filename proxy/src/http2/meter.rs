@@ -5,42 +5,25 @@
 
 use std::time::Instant;
 
+use h2::Reason;
+
+use super::{
+    frames::{END_HEADERS, END_STREAM, Frame, Frames, PREFACE_BYTES, kind},
+    goodbye,
+};
 use crate::{
     flood::Flood,
     limits::{H2_CREDIT_A_SECOND, H2_CREDIT_MAX, H2_CRUMB_BYTES_MAX, H2_ROOM_BYTES_MIN},
 };
 
-/// What a client says first (RFC 9113 3.4).
-const PREFACE_BYTES: usize = 24;
-
-/// Bytes of the head of a frame (RFC 9113 4.1).
-const FRAME_HEAD_BYTES: usize = 9;
-
-/// Bytes of what a grant of room says behind its head (RFC 9113 6.9), and how much a connection grants before any (6.9.2).
-const GRANT_BYTES: usize = 4;
+/// How much room a connection grants before it grants any (RFC 9113 6.9.2).
 const WINDOW_BYTES: i64 = 65_535;
-
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-
-/// Types of frames (RFC 9113 6).
-mod kind {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const HEADERS: u8 = 1;
-    pub(super) const PRIORITY: u8 = 2;
-    pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const SETTINGS: u8 = 4;
-    pub(super) const PING: u8 = 6;
-    pub(super) const GOAWAY: u8 = 7;
-    pub(super) const WINDOW_UPDATE: u8 = 8;
-    pub(super) const CONTINUATION: u8 = 9;
-}
 
 /// What streams that were reset cost: each had an exchange.
 const RESET_PRICE: i32 = 2;
 
-/// What an answer's head is worth: its stream may be granted room, ranked and reset.
-const ANSWER_WORTH: i32 = 4;
+/// What an answer's head is worth: its stream may be granted room, ranked and reset, and have trailers.
+const ANSWER_WORTH: i32 = 5;
 
 /// What a piece of an answer is worth: clients grant room for it twice, by stream and by connection. Some do so each time they have read
 /// a page of it (Go), so that longer pieces are worth more.
@@ -49,58 +32,6 @@ const PAGE_BYTES: usize = 4096;
 
 /// What it costs to grant a stream room for a crumb: more than the crumb is worth.
 const CRUMB_PRICE: i32 = 4;
-
-/// The head of a frame.
-#[derive(Debug, Clone, Copy)]
-struct Frame {
-    bytes: usize,
-    kind: u8,
-    flags: u8,
-    is_of_connection: bool,
-    /// How much room it grants.
-    granted: u32,
-}
-
-/// Finds the heads of frames in bytes that come in any pieces.
-#[derive(Debug)]
-struct Frames {
-    /// With what a grant says.
-    head: [u8; FRAME_HEAD_BYTES + GRANT_BYTES],
-    filled: usize,
-    /// Bytes before the next head.
-    skipped: usize,
-}
-
-impl Frames {
-    fn new(skipped: usize) -> Self {
-        Self { head: [0; FRAME_HEAD_BYTES + GRANT_BYTES], filled: 0, skipped }
-    }
-
-    /// The next head, and what is behind it.
-    fn next<'a>(&mut self, bytes: &'a [u8]) -> Option<(Frame, &'a [u8])> {
-        let passed = self.skipped.min(bytes.len());
-        self.skipped -= passed;
-        let rest = self.fill(&bytes[passed..], FRAME_HEAD_BYTES)?;
-        let [high, middle, low, kind, flags, a, b, c, d, ..] = self.head;
-        let bytes = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        let is_grant = kind == kind::WINDOW_UPDATE && bytes == GRANT_BYTES;
-        let rest = if is_grant { self.fill(rest, FRAME_HEAD_BYTES + GRANT_BYTES)? } else { rest };
-        let [.., e, f, g, h] = self.head;
-        // The first bit of both numbers is reserved.
-        let granted = if is_grant { u32::from_be_bytes([e & 0x7f, f, g, h]) } else { 0 };
-        (self.filled, self.skipped) = (0, if is_grant { 0 } else { bytes });
-        let is_of_connection = [a & 0x7f, b, c, d] == [0; 4];
-        Some((Frame { bytes, kind, flags, is_of_connection, granted }, rest))
-    }
-
-    /// Takes what is missing of so many bytes; what is behind them, once all are there.
-    fn fill<'a>(&mut self, bytes: &'a [u8], wanted: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = bytes.split_at(wanted.saturating_sub(self.filled).min(bytes.len()));
-        self.head[self.filled..][..taken.len()].copy_from_slice(taken);
-        self.filled += taken.len();
-        (self.filled >= wanted).then_some(rest)
-    }
-}
 
 /// The account of one connection.
 #[derive(Debug)]
@@ -118,6 +49,11 @@ pub(crate) struct Meter {
     count: u64,
     /// What the client still takes by the connection's window; what `h2` does not bear ends there.
     room_bytes: i64,
+    /// Of the client's streams the last that has begun.
+    newest: u32,
+    /// The stream that was reset last was one too many.
+    has_refused: bool,
+    told: Option<Flood>,
 }
 
 impl Meter {
@@ -132,6 +68,9 @@ impl Meter {
             has_settings: false,
             count: 0,
             room_bytes: WINDOW_BYTES,
+            newest: 0,
+            has_refused: false,
+            told: None,
         }
     }
 
@@ -170,16 +109,33 @@ impl Meter {
                     self.room_bytes -= i64::try_from(frame.bytes).unwrap_or(i64::MAX);
                     self.worth_of_piece(frame.bytes)
                 }
+                kind::RST_STREAM => {
+                    self.has_refused = self.to_client.number(frame) == u32::from(Reason::REFUSED_STREAM);
+                    0
+                }
+                kind::GOAWAY => {
+                    let word = goodbye::word(self.to_client.said(frame));
+                    self.told = word.map(|flood| match flood {
+                        Flood::ForcedResets if self.has_refused => Flood::Streams,
+                        flood => flood,
+                    });
+                    0
+                }
                 _ => 0,
             };
             self.credit = self.credit.saturating_add(worth).min(H2_CREDIT_MAX);
         }
     }
 
+    /// What the client was told that it has had enough of, by `h2`.
+    pub(crate) fn told(&self) -> Option<Flood> {
+        self.told
+    }
+
     /// Which frame has not ended, or which head in several frames, if it is one that nothing else has a time for: bodies have.
     pub(crate) fn unfinished(&self) -> Option<u64> {
-        let is_within = self.from_client.skipped > 0 && self.kind != kind::DATA;
-        (is_within || self.from_client.filled > 0 || self.is_within_block).then_some(
+        let is_within = self.from_client.is_within() && self.kind != kind::DATA;
+        (is_within || self.from_client.has_begun() || self.is_within_block).then_some(
             // A head goes on for as long as its block does, however many frames that takes.
             if self.is_within_block { u64::MAX } else { self.count },
         )
@@ -195,7 +151,13 @@ impl Meter {
 
     fn price(&mut self, frame: Frame) -> Option<(Flood, i32)> {
         match frame.kind {
-            kind::HEADERS | kind::GOAWAY => None,
+            // `h2` bounds those that begin.
+            kind::HEADERS => {
+                let is_new = frame.stream > self.newest;
+                self.newest = self.newest.max(frame.stream);
+                (!is_new).then_some((Flood::Heads, 1))
+            }
+            kind::GOAWAY => Some((Flood::Goodbyes, 1)),
             // An end is none: each stream has one.
             kind::DATA => (frame.bytes == 0 && frame.flags & END_STREAM == 0).then_some((Flood::Data, 1)),
             kind::CONTINUATION => Some((Flood::Continuations, 1)),
@@ -206,14 +168,14 @@ impl Meter {
                 (!is_first).then_some((Flood::Settings, 1))
             }
             kind::PING => Some((Flood::Pings, 1)),
-            kind::WINDOW_UPDATE if frame.is_of_connection => {
-                self.room_bytes = self.room_bytes.saturating_add(frame.granted.into());
-                Some((Flood::Windows, 1))
+            kind::WINDOW_UPDATE => {
+                let granted = self.from_client.number(frame);
+                if frame.stream == 0 {
+                    self.room_bytes = self.room_bytes.saturating_add(granted.into());
+                }
+                let is_crumb = frame.stream != 0 && granted as usize <= H2_CRUMB_BYTES_MAX;
+                Some((Flood::Windows, if is_crumb { CRUMB_PRICE } else { 1 }))
             }
-            kind::WINDOW_UPDATE if frame.granted as usize <= H2_CRUMB_BYTES_MAX => {
-                Some((Flood::Windows, CRUMB_PRICE))
-            }
-            kind::WINDOW_UPDATE => Some((Flood::Windows, 1)),
             _ => Some((Flood::Unknown, 1)),
         }
     }
@@ -244,11 +206,12 @@ mod tests {
         [&head[..], &vec![0; payload]].concat()
     }
 
-    /// Beyond its preface.
+    /// Beyond its preface, and the head of a request.
     fn begun(at: Instant) -> Meter {
         let mut meter = Meter::new(at);
         meter.take(PREFACE, || at).unwrap();
         meter.take(&frame(kind::SETTINGS, 0, 6), || at).unwrap();
+        meter.take(&frame(kind::HEADERS, END_HEADERS, 3), || at).unwrap();
         meter
     }
 
@@ -276,6 +239,8 @@ mod tests {
             (kind::PING, 8, Flood::Pings, 1),
             (kind::WINDOW_UPDATE, 4, Flood::Windows, CRUMB_PRICE),
             (kind::CONTINUATION, 0, Flood::Continuations, 1),
+            (kind::HEADERS, 40, Flood::Heads, 1),
+            (kind::GOAWAY, 8, Flood::Goodbyes, 1),
             (0x10, 700, Flood::Unknown, 1),
         ] {
             for piece in [1, 2, 9, 10, 10_000] {
@@ -285,14 +250,48 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_their_bodies_cost_nothing() {
+    fn requests_and_their_bodies_cost_nothing_and_trailers_nothing_that_an_answer_does_not_pay() {
         let at = Instant::now();
         let mut meter = begun(at);
-        for (kind, flags, payload) in
-            [(kind::HEADERS, END_HEADERS, 40), (kind::DATA, 0, 1), (kind::DATA, END_STREAM, 0)]
-        {
-            for _ in 0..=H2_CREDIT_MAX {
-                meter.take(&frame(kind, flags, payload), || at).unwrap();
+        for stream in 1..=u32::try_from(H2_CREDIT_MAX).unwrap() + 1 {
+            let mut head = frame(kind::HEADERS, END_HEADERS, 40);
+            head[5..9].copy_from_slice(&(2 * stream + 1).to_be_bytes());
+            for bytes in [&head, &frame(kind::DATA, 0, 1), &frame(kind::DATA, END_STREAM, 0)] {
+                meter.take(bytes, || at).unwrap();
+            }
+        }
+        for _ in 0..=H2_CREDIT_MAX {
+            meter.take(&frame(kind::HEADERS, END_HEADERS, 40), || at).unwrap();
+            meter.give(&frame(kind::HEADERS, END_HEADERS, 40));
+        }
+    }
+
+    #[test]
+    fn what_a_client_is_told_has_a_word_in_any_pieces() {
+        let goodbye = |reason: u32, word: &[u8]| {
+            let payload = [&[0; 4], &reason.to_be_bytes()[..], word].concat();
+            let mut bytes = frame(kind::GOAWAY, 0, payload.len());
+            bytes[9..].copy_from_slice(&payload);
+            bytes
+        };
+        let reset = |reason: u8| [&frame(kind::RST_STREAM, 0, 4)[..12], &[reason]].concat();
+        let internal = goodbye(11, b"too_many_internal_resets");
+        for (bytes, told) in [
+            (goodbye(11, b"too_many_resets"), Some(Flood::RapidResets)),
+            (internal.clone(), Some(Flood::ForcedResets)),
+            ([reset(7), internal.clone()].concat(), Some(Flood::Streams)),
+            ([reset(7), reset(3), internal].concat(), Some(Flood::ForcedResets)),
+            (goodbye(11, b"header_list_way_too_large"), Some(Flood::Fields)),
+            (goodbye(11, &[b'x'; 100]), Some(Flood::Library)),
+            (goodbye(0, b""), None),
+        ] {
+            for piece in [1, 3, 9, 1000] {
+                let mut meter = begun(Instant::now());
+                // Another frame behind it is read as well.
+                for part in [&bytes[..], &frame(kind::PING, 1, 8)].concat().chunks(piece) {
+                    meter.give(part);
+                }
+                assert_eq!(meter.told(), told, "{bytes:?} in pieces of {piece}");
             }
         }
     }

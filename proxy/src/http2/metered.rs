@@ -18,14 +18,20 @@ use super::meter::Meter;
 use crate::{flood::Flood, stream::Io};
 
 /// What was found out, for whoever serves the connection.
-pub(crate) type Found = Rc<Cell<Option<Flood>>>;
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What its client goes on with: nothing more is read.
+    pub(crate) flood: Cell<Option<Flood>>,
+    /// What `h2` has told it that it has had enough of.
+    pub(crate) told: Cell<Option<Flood>>,
+}
 
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Metered {
     io: Io,
     meter: Meter,
-    found: Found,
+    found: Rc<Found>,
     /// For what is not finished: which, and until when. Nothing else has a timer here.
     unfinished: Option<(u64, Pin<Box<Sleep>>)>,
     head_timeout: Duration,
@@ -33,7 +39,7 @@ pub(crate) struct Metered {
 
 impl Metered {
     /// `head_timeout` is what a client has for a head, and for any frame but those of bodies.
-    pub(crate) fn new(io: Io, found: Found, head_timeout: Duration) -> Self {
+    pub(crate) fn new(io: Io, found: Rc<Found>, head_timeout: Duration) -> Self {
         Self { io, meter: Meter::new(Instant::now()), found, unfinished: None, head_timeout }
     }
 
@@ -58,14 +64,14 @@ impl AsyncRead for Metered {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.found.get().is_some() {
+        if this.found.flood.get().is_some() {
             return Poll::Pending;
         }
         let before = into.filled().len();
         match Pin::new(&mut this.io).poll_read(context, into) {
             Poll::Pending => {
                 ready!(this.poll_unfinished(context));
-                this.found.set(Some(Flood::Head));
+                this.found.flood.set(Some(Flood::Head));
                 Poll::Pending
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -73,7 +79,7 @@ impl AsyncRead for Metered {
                 Ok(()) => Poll::Ready(Ok(())),
                 Err(flood) => {
                     into.set_filled(before);
-                    this.found.set(Some(flood));
+                    this.found.flood.set(Some(flood));
                     Poll::Pending
                 }
             },
@@ -99,6 +105,7 @@ impl AsyncWrite for Metered {
             this.meter.give(&slice[..part]);
             left -= part;
         }
+        this.found.told.set(this.meter.told());
         Poll::Ready(Ok(written))
     }
 

@@ -16,6 +16,11 @@ pub(crate) mod connections;
 mod decode;
 mod encode;
 mod exchange;
+mod frames;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
+mod goodbye;
+mod listened;
 mod meter;
 mod metered;
 mod origin;
@@ -24,5 +29,6 @@ mod properties;
 mod request;
 mod response;
 mod serve;
+mod silence;
 
 pub(crate) use serve::{Client, serve};

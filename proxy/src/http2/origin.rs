@@ -7,6 +7,7 @@
 //! Each way waits for the other side's room, and neither for the other way: both may be open for as long as they like.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -109,7 +110,7 @@ pub(super) async fn relay(
     exchange: &Shared,
     bytes: BytesMut,
     (asked, sent): (Asked, Sent),
-    progress: &Progress,
+    (progress, is_silent): (&Progress, &Cell<bool>),
 ) {
     let Sent { response, stream } = sent;
     let to_head = asked.request.method() == Method::HEAD;
@@ -134,7 +135,9 @@ pub(super) async fn relay(
     };
     if let Some(failure) = failed {
         tracing::debug!(%failure, "a stream to an upstream has ended early");
-        if failure.is_unprocessed() {
+        if is_silent.get() {
+            progress.note_silent();
+        } else if failure.is_unprocessed() {
             progress.note_unprocessed();
         } else if failure.is_reset() {
             progress.note_reset();

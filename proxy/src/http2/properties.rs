@@ -1,12 +1,14 @@
 //! Properties of both translations: what is written of a request is read as the same, and a response is read the same in any pieces.
 
-use http::{HeaderName, HeaderValue, Request};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use proptest::prelude::*;
 
 use super::{
-    decode::tests::decoded,
-    encode::{Coding, encode_head},
+    decode::{Decoder, Part, tests::decoded},
+    encode::{Coding, encode_data, encode_end, encode_head},
     meter::Meter,
+    request::decode_request,
 };
 use crate::{
     flood::Flood,
@@ -41,6 +43,19 @@ fn seen(head: &[u8]) -> (String, String, Vec<(String, Vec<u8>)>) {
     assert_eq!(bytes, head.len());
     let fields = request.headers.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
     (request.method.unwrap().to_owned(), request.path.unwrap().to_owned(), fields)
+}
+
+/// What of a request whose head has been read: data, and trailers.
+fn behind(framing: Framing, bytes: &mut BytesMut) -> (Vec<u8>, Option<HeaderMap>) {
+    let (mut decoder, mut data) = (Decoder::behind(framing), Vec::new());
+    loop {
+        match decoder.decode(bytes).unwrap() {
+            Some(Part::Data(piece)) => data.extend_from_slice(&piece),
+            Some(Part::End(trailers)) => return (data, trailers),
+            None if decoder.is_done() => return (data, None),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 fn metered(bytes: &[u8], size: usize) -> (Option<Flood>, Option<u64>) {
@@ -98,9 +113,9 @@ proptest! {
             Ok(Parse::Done(parsed)) => {
                 prop_assert_eq!(parsed.bytes, length);
                 match (coding, parsed.framing) {
-                    (Coding::Chunked, Framing::Chunked) | (Coding::Plain, Framing::Length(_)) => {}
-                    // A length of 0, whose end comes by itself: `h2` lets no byte of a body through before.
-                    (Coding::Plain, Framing::Empty) => {}
+                    (Coding::Chunked, Framing::Chunked) => {}
+                    // Of a length of 0 nothing comes, and `h2` bears nothing else.
+                    (Coding::Plain, Framing::Length(_) | Framing::Empty) => {}
                     // Nothing comes, and so much is waited for: `h2` has refused a length that is not 0.
                     (Coding::Empty, Framing::Empty | Framing::Length(_)) => {}
                     (coding, framing) => prop_assert!(false, "{:?} was written, {:?} was read", coding, framing),
@@ -109,6 +124,49 @@ proptest! {
             Ok(Parse::NeedMore) => prop_assert!(false, "it has no end"),
             Err(_) => {}
         }
+    }
+
+    #[test]
+    fn a_request_that_passes_as_http_1_is_the_same_to_an_upstream_of_http_2(
+        method in "(GET|POST|PUT|M)",
+        target in "/[a-z?%:@!~]{0,12}",
+        authority in "(a|a[.]b:80|\\[::1\\]:8)",
+        fields in prop::collection::vec(("x-[a-z]{1,4}", "[!-~]{0,9}"), 0..5),
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..30), 0..4),
+        says_length: bool,
+        trailer in prop::option::of("[!-~]{0,9}"),
+    ) {
+        let mut request = Request::builder().method(&*method).uri(format!("https://{authority}{target}"));
+        for (name, value) in &fields {
+            request = request.header(name, value);
+        }
+        if says_length {
+            request = request.header("content-length", pieces.concat().len());
+        }
+        let parts = request.body(()).unwrap().into_parts().0;
+        let trailers = trailer.map(|value| {
+            HeaderMap::from_iter([(HeaderName::from_static("x-t"), HeaderValue::from_str(&value).unwrap())])
+        });
+        let mut bytes = Vec::new();
+        let is_whole = pieces.is_empty() && trailers.is_none();
+        let coding = encode_head(&parts, None, is_whole, "", &mut bytes).unwrap();
+        if !is_whole {
+            pieces.iter().for_each(|piece| encode_data(piece, coding, &mut bytes));
+            encode_end(trailers.as_ref(), coding, &mut bytes).unwrap();
+        }
+        let mut bytes = BytesMut::from(&bytes[..]);
+        let asked = decode_request(&mut bytes).unwrap().unwrap();
+        prop_assert_eq!((asked.request.method(), asked.request.uri().path_and_query()), (&parts.method, parts.uri.path_and_query()));
+        prop_assert_eq!(asked.request.uri().authority(), parts.uri.authority());
+        for name in parts.headers.keys() {
+            let (seen, said) = (asked.request.headers().get_all(name), parts.headers.get_all(name));
+            prop_assert!(seen.iter().eq(said.iter()), "{}", name);
+        }
+        let (data, passed) = behind(asked.framing, &mut bytes);
+        prop_assert_eq!(data, pieces.concat());
+        // Trailers have room behind chunks only.
+        prop_assert_eq!(passed, trailers.filter(|_| coding == Coding::Chunked));
+        prop_assert!(bytes.is_empty());
     }
 
     #[test]

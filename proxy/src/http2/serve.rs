@@ -51,7 +51,7 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
     let header = worker.settings().timeouts.header;
     let Client { stream, peer, target } = client;
     let certificate = stream.certificate().cloned();
-    let found = Found::default();
+    let found = Rc::<Found>::default();
     let metered = Metered::new(Io(stream), Rc::clone(&found), header);
     let handshake = builder().handshake::<_, Bytes>(metered);
     let Ok(Ok(mut connection)) = timeout(header, handshake).await else {
@@ -79,7 +79,7 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
                 }
                 Err(End::Orderly) => break,
                 Err(End::Error(error)) => {
-                    note_end(&worker, peer, &error);
+                    note_end(&worker, peer, &error, found.told.get());
                     return;
                 }
                 Err(End::Flood(flood)) => {
@@ -125,7 +125,7 @@ fn poll_accept(
     context: &mut Context<'_>,
 ) -> Poll<Result<Accepted, End>> {
     let accepted = connection.poll_accept(context);
-    if let Some(flood) = found.get() {
+    if let Some(flood) = found.flood.get() {
         return Poll::Ready(Err(End::Flood(flood)));
     }
     accepted.map(|accepted| accepted.ok_or(End::Orderly)?.map_err(End::Error))
@@ -158,11 +158,10 @@ async fn serve_stream(session: Session, asked: Asked, near: Memory) {
     }
 }
 
-/// Takes note of how a connection ended.
-fn note_end(worker: &Worker, peer: Option<SocketAddr>, error: &h2::Error) {
-    // What a client does that must not be borne for long: `h2` has told it so.
-    if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
-        note_flood(worker, peer, Flood::Library);
+/// Takes note of how a connection ended, whose client was told that it has had enough of this.
+fn note_end(worker: &Worker, peer: Option<SocketAddr>, error: &h2::Error, told: Option<Flood>) {
+    if let Some(flood) = told {
+        note_flood(worker, peer, flood);
     }
     tracing::debug!(?peer, %error, "a connection of HTTP/2 has ended");
 }

@@ -102,6 +102,9 @@ impl Exchange {
             AttemptFailure::Closed if self.upstream.as_ref().is_some_and(Link::is_unprocessed) => {
                 AttemptFailure::Unprocessed
             }
+            AttemptFailure::Closed if self.upstream.as_ref().is_some_and(Link::is_silent) => {
+                AttemptFailure::Silent
+            }
             AttemptFailure::Closed
                 if self.is_reused && !self.upstream.as_ref().is_some_and(Link::is_reset) =>
             {

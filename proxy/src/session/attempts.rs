@@ -82,7 +82,9 @@ impl Attempts {
                 self.add_failed(failure, lease, role, worker)
             }
             AttemptFailure::ConnectTimeout => refused,
-            AttemptFailure::Stale | AttemptFailure::Closed if !is_repeatable || self.sent_count > 0 => {
+            AttemptFailure::Stale | AttemptFailure::Closed | AttemptFailure::Silent
+                if !is_repeatable || self.sent_count > 0 =>
+            {
                 refused
             }
             AttemptFailure::Stale => {
@@ -98,12 +100,12 @@ impl Attempts {
                 worker.note_retry(role);
                 Ok(())
             }
-            AttemptFailure::Closed if worker.take_retry(role) => {
+            AttemptFailure::Closed | AttemptFailure::Silent if worker.take_retry(role) => {
                 self.sent_count += 1;
                 self.failed.insert(lease.upstream.endpoint.id);
                 Ok(())
             }
-            AttemptFailure::Closed => refused,
+            AttemptFailure::Closed | AttemptFailure::Silent => refused,
         }
     }
 

@@ -53,6 +53,21 @@ pub(crate) fn bomb(count: usize) -> Vec<u8> {
     frame(HEADERS, END_STREAM | END_HEADERS, 1, &block)
 }
 
+/// The beginning of a head that is longer than any may be, and of a field of it that has no end.
+pub(crate) fn swollen() -> Vec<u8> {
+    let long = bomb(9);
+    let endless = [0, 0x01, b'x', 0x7f, 0xff, 0xff, 0x3f];
+    frame(HEADERS, END_STREAM, 1, &[&long[9..], &endless].concat())
+}
+
+/// A request with a cookie in so many crumbs: the first goes into HPACK's table, the others name it.
+pub(crate) fn crumbs(stream: u32, count: usize) -> Vec<u8> {
+    // Literal with indexing, by the name of entry 32.
+    let field = [0x60, 0x03, b'a', b'=', b'b'];
+    let block = [GET, &field, &vec![0xbe; count - 1]].concat();
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block)
+}
+
 /// Types and payloads of the frames in these bytes, as far as they are whole.
 pub(crate) fn read(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();

@@ -1,9 +1,15 @@
 //! What must be true of a played script.
 
-use proxy::http1::{Body, BodyKind, Parse, Pieces, head::{Hop, parse_request}};
-use proxy_fuzz::strict::{End, Extensions, Read, Request, Response, read_request, read_response};
+use proxy::http1::{
+    Body, BodyKind, Parse, Pieces,
+    head::{Hop, is_head_line, parse_request},
+};
+use proxy_fuzz::{
+    peer::{Ending, Side},
+    strict::{End, Extensions, Read, Request, Response, read_request, read_response},
+};
 
-use crate::{Ending, Played, Side};
+use crate::Played;
 
 /// Checks it.
 ///
@@ -65,7 +71,7 @@ fn asked(client: &Side) -> (Vec<String>, bool) {
         }
         let mut pieces = Pieces::default();
         let Ok(Parse::Done(head)) = parse_request(&mut rest.to_vec(), Hop::plain("role"), &mut pieces) else {
-            if rest.starts_with(b"HEAD ") {
+            if is_head_line(rest) {
                 methods.push("HEAD".to_owned());
             }
             return (methods, !rest.is_empty());

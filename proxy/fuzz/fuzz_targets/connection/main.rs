@@ -16,6 +16,7 @@ mod check;
 mod scene;
 
 use libfuzzer_sys::fuzz_target;
+use proxy_fuzz::peer::Side;
 
 /// What is there when all of a script has been played.
 #[derive(Debug, Default)]
@@ -23,24 +24,6 @@ pub struct Played {
     client: Side,
     /// In the order in which the proxy connected.
     upstreams: Vec<Side>,
-}
-
-/// One of the script's ends of a connection.
-#[derive(Debug, Default)]
-pub struct Side {
-    sent: Vec<u8>,
-    received: Vec<u8>,
-    /// How it ended towards the proxy.
-    ended: Option<Ending>,
-    /// How the proxy ended it.
-    seen: Option<Ending>,
-}
-
-/// How a direction of a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    Closed,
-    Reset,
 }
 
 fuzz_target!(|input: &[u8]| {

@@ -1,63 +1,11 @@
 //! A script in action, on one thread: the proxy's session in an event loop, the peers' ends as plain sockets beside it.
 
-use std::{
-    io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, TcpListener};
 
 use proxy::{config::HalfClosed, fuzzing::Bench};
-use socket2::SockRef;
+use proxy_fuzz::peer::{Ending, Peer, QUIET_TURNS_COUNT, Side, pair};
 
-use crate::{Ending, Played, Side};
-
-/// Turns of the event loop after which nothing moves any more if nothing has moved in them: a wake-up, and what it wakes.
-const QUIET_TURNS_COUNT: usize = 6;
-
-struct Peer {
-    stream: TcpStream,
-    side: Side,
-}
-
-impl Peer {
-    fn new(stream: TcpStream) -> Self {
-        stream.set_nonblocking(true).expect("a socket");
-        stream.set_nodelay(true).expect("a socket");
-        // Thousands of connections a second must not leave their ports behind.
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
-        Self { stream, side: Side::default() }
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        if self.side.ended.is_none()
-            && let Ok(count) = self.stream.write(bytes)
-        {
-            self.side.sent.extend_from_slice(&bytes[..count]);
-        }
-    }
-
-    fn close(&mut self) {
-        if self.side.ended.is_none() && self.stream.shutdown(Shutdown::Write).is_ok() {
-            self.side.ended = Some(Ending::Closed);
-        }
-    }
-
-    /// Reads what has come; false: nothing.
-    fn receive(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        let mut moved = false;
-        while self.side.seen.is_none() {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => self.side.seen = Some(Ending::Closed),
-                Ok(count) => self.side.received.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => self.side.seen = Some(Ending::Reset),
-            }
-            moved = true;
-        }
-        moved
-    }
-}
+use crate::Played;
 
 struct Scene {
     listener: TcpListener,
@@ -156,12 +104,4 @@ pub fn play(input: &[u8]) -> Played {
         }
         played
     })
-}
-
-fn pair() -> (TcpStream, tokio::net::TcpStream) {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
-    let near = TcpStream::connect(listener.local_addr().expect("a socket")).expect("a socket");
-    let (far, _) = listener.accept().expect("a socket");
-    far.set_nonblocking(true).expect("a socket");
-    (near, tokio::net::TcpStream::from_std(far).expect("a socket"))
 }

@@ -32,7 +32,7 @@ fn a_flood_of_resets_ends_its_connection_and_reaches_no_origin() {
     assert!(asked < 1000, "{asked} of 10000 requests reached the origin");
     // It is counted when the connection has ended, which the client may see before.
     let started = Instant::now();
-    while !proxy.summary().contains(" h2_floods_library=1") {
+    while !proxy.summary().contains(" h2_floods_rapid_resets=1") {
         assert!(started.elapsed() < PATIENCE, "{}", proxy.summary());
         thread::sleep(Duration::from_millis(1));
     }

@@ -1,0 +1,63 @@
+//! Claims about connections whose upstream says nothing.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+use crate::{
+    limits::{H2_ORIGIN_PONG_TIMEOUT, H2_ORIGIN_SILENCE},
+    stream::Transport,
+};
+
+/// How long anything may take before it has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// SETTINGS, by which it bears a hundred streams.
+const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+
+/// Types of the frames behind what a client begins with.
+fn kinds(told: &[u8]) -> Vec<u8> {
+    let (mut rest, mut kinds) = (told.get(24..).unwrap_or_default(), Vec::new());
+    while let Some((head, behind)) = rest.split_first_chunk::<9>() {
+        kinds.push(head[3]);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        rest = behind.get(length..).unwrap_or_default();
+    }
+    kinds
+}
+
+#[test]
+fn a_stream_at_an_upstream_that_is_frozen_ends_behind_one_ping_and_says_so() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()).unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = Address::Ip(listener.local_addr().unwrap());
+        let connections = Rc::<Connections>::default();
+        let origin = Origin { addr, patience: PATIENCE, now_ms: 0, stats: Arc::default() };
+        let mut link = connections.open(origin);
+        let (mut upstream, _) = listener.accept().await.unwrap();
+        upstream.write_all(SETTINGS).await.unwrap();
+        poll_fn(|context| link.poll_connected(context)).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        poll_fn(|context| link.poll_send(context, request)).await.unwrap();
+        let mut told = Vec::new();
+        while !kinds(&told).contains(&1) {
+            assert!(upstream.read_buf(&mut told).await.unwrap() > 0);
+        }
+        // From here on it neither reads nor says anything, and nothing else takes any time.
+        tokio::time::pause();
+        let started = Instant::now();
+        poll_fn(|context| link.poll_recv_ready(context)).await.unwrap();
+        assert!(link.is_silent());
+        let waited = started.elapsed();
+        let limit = H2_ORIGIN_SILENCE + H2_ORIGIN_PONG_TIMEOUT;
+        assert!((limit - PATIENCE / 20..=limit + PATIENCE / 20).contains(&waited), "{waited:?}");
+        tokio::time::resume();
+        upstream.read_to_end(&mut told).await.unwrap();
+        assert_eq!(kinds(&told).into_iter().filter(|kind| *kind == 6).count(), 1, "{:?}", kinds(&told));
+        assert!(connections.open.borrow().is_empty());
+    });
+}
