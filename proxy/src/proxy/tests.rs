@@ -469,5 +469,6 @@ mod origins;
 mod patience;
 mod rules;
 mod tls;
+mod trust;
 mod udp;
 mod unix;
