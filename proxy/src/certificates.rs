@@ -4,7 +4,10 @@
 //! is taken within two seconds; one that is no certificate, or that does not fit its key, changes nothing but the log.
 
 mod files;
+mod pinned;
+mod roots;
 mod store;
+mod terms;
 mod tickets;
 
 use std::{
@@ -24,13 +27,17 @@ use webpki::EndEntityCert;
 
 use crate::{config::CertificatePair, http1::head::is_authority};
 pub(crate) use store::Store;
+pub(crate) use terms::{Origins, OriginsError, Seal, Terms};
 pub(crate) use tickets::Tickets;
 
 /// What clients ask for HTTP/2 by (RFC 9113 3.2).
 pub(crate) const HTTP2_NAME: &[u8] = b"h2";
 
+/// What they ask for HTTP/1.1 by.
+const HTTP1_NAME: &[u8] = b"http/1.1";
+
 /// The protocols that are spoken inside, the best first, by the names that clients ask for them with (RFC 7301).
-const PROTOCOLS: [&[u8]; 2] = [HTTP2_NAME, b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [HTTP2_NAME, HTTP1_NAME];
 
 /// Why files are no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -34,6 +34,7 @@ mod size;
 mod sticky;
 mod text;
 mod timeouts;
+mod trust;
 mod via;
 
 pub use address::{Address, UNIX_PATH_BYTES_MAX, UnixPath};
@@ -56,6 +57,7 @@ pub use rules::{EJECT_FAILURES, EJECT_PANIC_PERCENT, EJECT_PERCENT_MAX, RETRY_PE
 pub use size::Size;
 pub use sticky::{Secret, Sticky};
 pub use timeouts::{GivenTimeouts, Span, Timeouts};
+pub use trust::{Pin, RoleServerName, RoleTrust, Trust};
 pub use via::Via;
 
 /// `concertina proxy`: HTTP/1 and TCP in front of roles.

@@ -1,10 +1,13 @@
 //! How a request can fail: which side, at which stage, why, and what the client is told.
 
+mod tls;
+
 use std::io;
 
 use rustix::io::Errno;
 
 use crate::http1::{Date, Reject, RequestId};
+pub use tls::TlsFailure;
 
 /// An answer of our own instead of an upstream's. Each has one status, one counter and one word in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub enum Refusal {
     ConnectTimeout,
     /// An upstream accepted a connection and does not speak the protocol that its role is said to speak.
     HandshakeFailed,
+    /// There is no TLS connection to an upstream whose role is said to speak it.
+    Tls(TlsFailure),
     /// The upstream went away before it answered, and the request could not safely be sent again.
     UpstreamClosed,
     /// The upstream did not answer in time.
@@ -69,13 +74,13 @@ impl Refusal {
     ];
 
     /// How many there are: the length of a table of counters.
-    pub const COUNT: usize = 2 * Reject::ALL.len() + Self::OTHERS.len();
+    pub const COUNT: usize = 2 * Reject::ALL.len() + Self::OTHERS.len() + TlsFailure::ALL.len();
 
     /// Every one of them, so that counters and tests can enumerate them.
     pub fn all() -> impl Iterator<Item = Self> {
         let requests = Reject::ALL.into_iter().map(Self::Request);
         let responses = Reject::ALL.into_iter().map(Self::Response);
-        requests.chain(responses).chain(Self::OTHERS)
+        requests.chain(responses).chain(Self::OTHERS).chain(TlsFailure::ALL.map(Self::Tls))
     }
 
     /// It is an answer that a route's rules give, and nothing is wrong with the connection.
@@ -108,6 +113,7 @@ impl Refusal {
             Self::PermanentRedirect => OTHERS + 13,
             Self::PlainHttp => OTHERS + 14,
             Self::HandshakeFailed => OTHERS + 15,
+            Self::Tls(failure) => OTHERS + Self::OTHERS.len() + failure as usize,
         }
     }
 
@@ -122,6 +128,7 @@ impl Refusal {
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
             Self::HandshakeFailed => "handshake-failed",
+            Self::Tls(failure) => failure.word(),
             Self::UpstreamClosed => "upstream-closed",
             Self::ResponseTimeout => "response-timeout",
             Self::QueueFull => "queue-full",
@@ -157,9 +164,11 @@ impl Refusal {
             Self::NoUpstream | Self::QueueFull | Self::QueueTimeout | Self::Shortage => {
                 (503, "Service Unavailable")
             }
-            Self::Response(_) | Self::ConnectFailed | Self::HandshakeFailed | Self::UpstreamClosed => {
-                (502, "Bad Gateway")
-            }
+            Self::Response(_)
+            | Self::ConnectFailed
+            | Self::HandshakeFailed
+            | Self::Tls(_)
+            | Self::UpstreamClosed => (502, "Bad Gateway"),
             Self::ConnectTimeout | Self::ResponseTimeout => (504, "Gateway Timeout"),
             Self::Forbidden => (403, "Forbidden"),
             Self::RateLimited => (429, "Too Many Requests"),
@@ -182,6 +191,7 @@ impl Refusal {
             Self::ConnectFailed => format!("no {role} accepts connections\n"),
             Self::ConnectTimeout => format!("no {role} accepted a connection in time\n"),
             Self::HandshakeFailed => format!("{role} does not speak the protocol that it should\n"),
+            Self::Tls(failure) => failure.reason(role),
             Self::UpstreamClosed => format!("{role} closed the connection without an answer\n"),
             Self::ResponseTimeout => format!("{role} did not answer in time\n"),
             Self::Forbidden => "this is not for you\n".to_owned(),
@@ -238,6 +248,8 @@ pub(crate) enum AttemptFailure {
     ConnectTimeout,
     /// It is there and does not speak the protocol that it should: nothing was sent.
     Handshake,
+    /// It is there and does not speak TLS, or is not whom it should be: nothing was sent.
+    Tls(TlsFailure),
     /// The upstream has said that it did not look at the request (RFC 9113 8.7).
     Unprocessed,
     /// No descriptor or memory for a connection to anybody: our own shortage, and nobody else's fault.
@@ -269,7 +281,7 @@ impl AttemptFailure {
     /// What the upstream is to answer for.
     pub(crate) fn fault(self) -> Option<Fault> {
         match self {
-            Self::Connect | Self::Handshake => Some(Fault::Refused),
+            Self::Connect | Self::Handshake | Self::Tls(_) => Some(Fault::Refused),
             Self::ConnectTimeout => Some(Fault::AcceptTimeout),
             Self::Closed => Some(Fault::Closed),
             Self::Silent => Some(Fault::ResponseTimeout),
@@ -284,6 +296,7 @@ impl AttemptFailure {
             Self::Descriptors | Self::Ports => Refusal::Shortage,
             Self::Handshake => Refusal::HandshakeFailed,
             Self::Silent => Refusal::ResponseTimeout,
+            Self::Tls(failure) => Refusal::Tls(failure),
             Self::Stale | Self::Unprocessed | Self::Closed => Refusal::UpstreamClosed,
         }
     }

@@ -305,9 +305,8 @@ impl Settled {
     pub(crate) fn after<A, B>(upstream: Link, request: &Half<A>, response: &Half<B>) -> Option<Self> {
         let is_surplus =
             response.buffer.as_ref().map_or(0, |buffer| buffer.filled().len()) > response.covered;
-        // A stream has served its one exchange; its connection is kept elsewhere.
-        let is_kept = upstream.is_plain();
-        (is_kept && request.has_left() && response.has_left() && !is_surplus).then_some(Self(upstream))
+        (upstream.is_own() && request.has_left() && response.has_left() && !is_surplus)
+            .then_some(Self(upstream))
     }
 
     pub(crate) fn into_link(self) -> Link {

@@ -42,6 +42,9 @@ pub const TICKET_STATE_BYTES_MAX: usize = 1024;
 /// See [`TICKET_STATE_BYTES_MAX`]. What is longer is not looked into.
 pub const TICKET_BYTES_MAX: usize = TICKET_STATE_BYTES_MAX + 56;
 
+/// Sessions that one worker keeps of one upstream to resume them: as many tickets as rustls keeps of one server.
+pub const TLS_ORIGIN_SESSIONS_COUNT_MAX: usize = 8;
+
 /// The rest of a body from which on it is moved by splice(2). What is left of 64 KiB is cheaper to copy through a warm buffer
 /// than to move page by page.
 pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;

@@ -4,25 +4,38 @@ use std::{
     cell::{Cell, RefCell},
     io::{self, IoSlice},
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use crate::{
+    certificates::Seal,
     dial::poll_connected,
     error::AttemptFailure,
     socket::Socket,
-    stream::{Memory, Transport},
+    stream::{
+        Memory, Transport,
+        tls::{OriginTls, Shelves},
+    },
 };
 
 /// The way.
 #[derive(Debug)]
 pub(crate) enum Link {
     Plain(Socket),
+    Tls(Box<Shaking>),
     Stream(Box<Streamed>),
 }
 
 // Whoever speaks HTTP/1 to upstreams pays nothing for those that do not.
 const _: () = assert!(size_of::<Link>() <= size_of::<Socket>() + 8);
+
+/// A connection over TLS, from its first step on.
+#[derive(Debug)]
+pub(crate) struct Shaking {
+    tls: OriginTls,
+    /// Its connection below is made.
+    is_connected: bool,
+}
 
 /// A stream of HTTP/2, as the exchange sees it that uses it: a connection of HTTP/1 in memory.
 #[derive(Debug)]
@@ -108,6 +121,52 @@ impl Link {
         Self::Stream(Box::new(Streamed { memory, progress }))
     }
 
+    /// A connection that was begun, and that is to be sealed, if anything is said of that.
+    ///
+    /// # Errors
+    /// It cannot be.
+    pub(crate) fn begin(
+        socket: Socket,
+        seal: Option<&Rc<Seal>>,
+        shelf: &Rc<Shelves>,
+    ) -> Result<Self, AttemptFailure> {
+        let Some(seal) = seal else { return Ok(Self::Plain(socket)) };
+        let tls = OriginTls::begin(socket, seal.clone(), shelf.clone()).map_err(AttemptFailure::Tls)?;
+        Ok(Self::Tls(Box::new(Shaking { tls, is_connected: false })))
+    }
+
+    /// It is sealed by this, or plain if that is nothing. Another plan has had others: what was trusted then need not be trusted now.
+    #[inline]
+    pub(crate) fn is_sealed_by(&self, seal: Option<&Rc<Seal>>) -> bool {
+        match (self, seal) {
+            (Self::Tls(shaking), Some(seal)) => Rc::ptr_eq(shaking.tls.seal(), seal),
+            (Self::Tls(_), None) | (Self::Plain(_), Some(_)) => false,
+            (Self::Plain(_), None) | (Self::Stream(_), _) => true,
+        }
+    }
+
+    /// It may serve other exchanges. A stream has served its one; its connection is kept elsewhere.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Self::Plain(_) | Self::Tls(_))
+    }
+
+    /// Says to the other side that it is closed for good, as far as the kernel takes it: it is owed nothing.
+    pub(crate) fn say_goodbye(&mut self) {
+        if let Self::Tls(shaking) = self {
+            // Whoever has gone need not be told.
+            let _ = shaking.tls.finish();
+        }
+    }
+
+    /// The socket below, where there is one.
+    pub(crate) fn socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(shaking) => Some(shaking.tls.socket()),
+            Self::Stream(_) => None,
+        }
+    }
+
     /// A socket of its own, on which the bytes are those that are read and written.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
@@ -118,6 +177,7 @@ impl Link {
     pub(crate) fn poll_connected(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AttemptFailure>> {
         match self {
             Self::Plain(socket) => poll_connected(context, socket),
+            Self::Tls(shaking) => shaking.poll_connected(context),
             Self::Stream(stream) => stream.progress.poll_connected(context),
         }
     }
@@ -125,7 +185,7 @@ impl Link {
     /// Its connection was made for another exchange.
     pub(crate) fn is_shared(&self) -> bool {
         match self {
-            Self::Plain(_) => false,
+            Self::Plain(_) | Self::Tls(_) => false,
             Self::Stream(stream) => {
                 matches!(stream.progress.reached.get(), Reached::Connection { is_reused: true })
             }
@@ -152,6 +212,7 @@ impl Link {
     pub(crate) fn poll_recv_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => socket.poll_recv_ready(context),
+            Self::Tls(shaking) => shaking.tls.poll_recv_ready(context),
             Self::Stream(stream) => stream.memory.poll_recv_ready(context),
         }
     }
@@ -160,21 +221,8 @@ impl Link {
     pub(crate) fn is_quiet(&mut self, context: &mut Context<'_>) -> bool {
         match self {
             Self::Plain(socket) => socket.is_quiet(context),
+            Self::Tls(shaking) => shaking.tls.is_quiet(context),
             Self::Stream(stream) => stream.memory.poll_recv_ready(context).is_pending(),
-        }
-    }
-
-    /// Says that nothing more will be sent.
-    ///
-    /// # Errors
-    /// The connection is broken.
-    pub(crate) fn finish(&self) -> io::Result<()> {
-        match self {
-            Self::Plain(socket) => socket.finish(),
-            Self::Stream(stream) => {
-                stream.memory.finish();
-                Ok(())
-            }
         }
     }
 
@@ -182,15 +230,27 @@ impl Link {
     pub(crate) fn unacknowledged_bytes(&self) -> Option<usize> {
         match self {
             Self::Plain(socket) => socket.unacknowledged_bytes(),
+            Self::Tls(shaking) => {
+                let tls = &shaking.tls;
+                tls.socket().unacknowledged_bytes().map(|bytes| bytes + tls.unsent_bytes())
+            }
             Self::Stream(stream) => Some(stream.memory.unread_bytes()),
         }
     }
 
     /// See [`Socket::make_room`].
     pub(crate) fn make_room(&self) {
-        if let Self::Plain(socket) = self {
-            socket.make_room();
+        self.socket().into_iter().for_each(Socket::make_room);
+    }
+}
+
+impl Shaking {
+    fn poll_connected(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AttemptFailure>> {
+        if !self.is_connected {
+            ready!(poll_connected(context, self.tls.socket_mut()))?;
+            self.is_connected = true;
         }
+        self.tls.poll_handshake(context).map_err(AttemptFailure::Tls)
     }
 }
 
@@ -205,6 +265,7 @@ impl Transport for Link {
     fn poll_recv(&mut self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => socket.poll_recv(context, into),
+            Self::Tls(shaking) => shaking.tls.poll_recv(context, into),
             Self::Stream(stream) => stream.memory.poll_recv(context, into),
         }
     }
@@ -213,6 +274,7 @@ impl Transport for Link {
     fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => socket.poll_send(context, bytes),
+            Self::Tls(shaking) => shaking.tls.poll_send(context, &[IoSlice::new(bytes)]),
             Self::Stream(stream) => stream.memory.poll_send(context, bytes),
         }
     }
@@ -225,25 +287,43 @@ impl Transport for Link {
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => socket.poll_send_slices(context, slices),
+            Self::Tls(shaking) => shaking.tls.poll_send(context, slices),
             Self::Stream(stream) => stream.memory.poll_send_slices(context, slices),
         }
     }
 
     #[inline]
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) | Self::Stream(_) => Poll::Ready(Ok(())),
+            Self::Tls(shaking) => shaking.tls.poll_flush(context),
+        }
     }
 
     #[inline]
     fn unsent_bytes(&self) -> usize {
-        0
+        match self {
+            Self::Plain(_) | Self::Stream(_) => 0,
+            Self::Tls(shaking) => shaking.tls.unsent_bytes(),
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.finish(),
+            Self::Tls(shaking) => shaking.tls.finish(),
+            Self::Stream(stream) => {
+                stream.memory.finish();
+                Ok(())
+            }
+        }
     }
 
     #[inline]
     fn raw(&mut self) -> Option<&mut Socket> {
         match self {
             Self::Plain(socket) => Some(socket),
-            Self::Stream(_) => None,
+            Self::Tls(_) | Self::Stream(_) => None,
         }
     }
 }

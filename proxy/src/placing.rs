@@ -4,7 +4,7 @@ use anyhow::Error;
 use program::file::Step;
 
 use crate::{
-    certificates::CertificateError,
+    certificates::{CertificateError, OriginsError},
     config::{Args, CertificateFiles, Plan, PlanError},
 };
 
@@ -12,6 +12,8 @@ use crate::{
 pub(crate) fn placed(args: &Args, plan: &Plan, error: Error) -> Error {
     let at = if let Some(PlanError::NeedsRestart(key)) = error.downcast_ref() {
         Some(vec![Step::Key(key)])
+    } else if let Some(error) = error.downcast_ref::<OriginsError>() {
+        Some(error.at.to_vec())
     } else {
         error.downcast_ref().and_then(|error| certificate_at(&plan.certificates, error))
     };

@@ -13,7 +13,7 @@ use feed::{Name, follow::Follow};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    certificates::Store,
+    certificates::{Origins, Store},
     config::{Address, Args, Change, Listen, Plan, Protocol},
     held::Held,
     listen::{
@@ -70,6 +70,7 @@ pub struct Proxy {
 struct Current {
     plan: Arc<Plan>,
     doors: Vec<DoorId>,
+    origins: Arc<Origins>,
 }
 
 /// A worker, from outside.
@@ -106,6 +107,8 @@ impl Proxy {
         let has_flows = plan.listen.iter().any(|listen| !listen.protocol.is_of_streams());
         let certificates = Store::open(&plan.certificates).map_err(|error| placed(args, &plan, error))?;
         let certificates = Arc::new(certificates);
+        let origins = Origins::read(&plan.rules, &Origins::default());
+        let origins = Arc::new(origins.map_err(|error| placed(args, &plan, error.into()))?);
         let room = room(plan.fixed.clients_max, workers, has_flows);
         let ids = DoorId::of_all(&plan.listen);
         let opened = open(&ids, &plan.listen, &[], workers, &mut held)?;
@@ -125,7 +128,7 @@ impl Proxy {
             changing: tokio::sync::Mutex::default(),
             follows_all: plan.is_routing() || args.config.is_some(),
             has_file: args.config.is_some(),
-            current: Mutex::new(Current { plan: plan.clone(), doors: ids }),
+            current: Mutex::new(Current { plan: plan.clone(), doors: ids, origins }),
         };
         let mut taps = taps.into_iter();
         for (id, doors) in opened.into_iter().enumerate() {
@@ -146,6 +149,7 @@ impl Proxy {
     pub fn check(args: &Args) -> anyhow::Result<Plan> {
         let plan = args.plan()?;
         Store::open(&plan.certificates).map_err(|error| placed(args, &plan, error))?;
+        Origins::read(&plan.rules, &Origins::default()).map_err(|error| placed(args, &plan, error.into()))?;
         Ok(plan)
     }
 
@@ -226,26 +230,28 @@ impl Proxy {
     pub async fn change(&self, plan: Plan) -> anyhow::Result<Change> {
         let _changing = self.changing.lock().await;
         let plan = Arc::new(plan);
-        let (before, open_doors) = {
+        let (before, open_doors, origins) = {
             let current = self.current();
-            (current.plan.clone(), current.doors.clone())
+            (current.plan.clone(), current.doors.clone(), current.origins.clone())
         };
         before.check_change(&plan)?;
         let ids = DoorId::of_all(&plan.listen);
         let opened = open(&ids, &plan.listen, &open_doors, self.workers.len(), &mut self.held());
         // Before anything is changed, and the last that may fail.
         let opened = opened.and_then(|opened| {
+            let origins = Origins::read(&plan.rules, &origins)?;
             self.certificates.change(&plan.certificates)?;
-            Ok(opened)
+            Ok((opened, Arc::new(origins)))
         });
         if opened.is_err() {
             self.release(&plan, &before);
         }
-        let opened = opened?;
+        let (opened, origins) = opened?;
         self.release(&before, &plan);
         apply_modes(&before, &plan);
         self.sources.add_roles(&plan).await;
-        let settings = Settings::of(&plan, self.sources.directory(), self.certificates.clone());
+        let settings =
+            Settings::of(&plan, self.sources.directory(), self.certificates.clone(), origins.clone());
         let mut applied = Vec::new();
         for (worker, doors) in self.workers.iter().zip(opened) {
             let (done, is_done) = oneshot::channel();
@@ -257,7 +263,7 @@ impl Proxy {
             let _ = is_done.await;
         }
         self.sources.apply_plan(plan.clone()).await;
-        *self.current() = Current { plan: plan.clone(), doors: ids };
+        *self.current() = Current { plan: plan.clone(), doors: ids, origins };
         Ok(Change::between(&before, &plan))
     }
 
@@ -348,7 +354,8 @@ impl Proxy {
         log: Option<Tap>,
     ) -> anyhow::Result<Hand> {
         let directory = self.sources.directory().clone();
-        let settings = Settings::of(plan, &directory, self.certificates.clone());
+        let settings =
+            Settings::of(plan, &directory, self.certificates.clone(), self.current().origins.clone());
         let (stats, mut stopping) = (self.stats[id].clone(), self.stopping.subscribe());
         let follows_another = self.held().follows_another();
         let (orders, mut ordered) = mpsc::unbounded_channel::<Order>();

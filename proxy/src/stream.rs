@@ -43,6 +43,12 @@ pub(crate) trait Transport {
     /// How much of what was taken has not.
     fn unsent_bytes(&self) -> usize;
 
+    /// Says that nothing more will be sent, behind everything that was taken.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn finish(&mut self) -> io::Result<()>;
+
     /// The connection below, where the bytes on it are those that are read and written: for splice(2).
     fn raw(&mut self) -> Option<&mut Socket>;
 }
@@ -75,6 +81,10 @@ impl Transport for Socket {
     #[inline]
     fn unsent_bytes(&self) -> usize {
         0
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Self::finish(self)
     }
 
     #[inline]
@@ -163,6 +173,17 @@ impl Transport for Stream {
         }
     }
 
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.finish(),
+            Self::Tls(tls) => tls.finish(),
+            Self::Memory(inner) => {
+                inner.memory.finish();
+                Ok(())
+            }
+        }
+    }
+
     #[inline]
     fn raw(&mut self) -> Option<&mut Socket> {
         match self {
@@ -219,21 +240,6 @@ impl Stream {
     /// Whether news of it come by themselves.
     pub(crate) fn is_watched(&self) -> bool {
         self.socket().is_none_or(Socket::is_watched)
-    }
-
-    /// Says that nothing more will be sent, behind everything that was taken.
-    ///
-    /// # Errors
-    /// The connection is broken.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(socket) => socket.finish(),
-            Self::Tls(tls) => tls.finish(),
-            Self::Memory(inner) => {
-                inner.memory.finish();
-                Ok(())
-            }
-        }
     }
 
     /// Has it end without an end: what the client got is not whole, and it is to know.

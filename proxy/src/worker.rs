@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     buffer::Shelf,
-    certificates::Store,
+    certificates::{Origins, Seal, Store},
     config::{
         Balance, EdgeRules, HalfClosed, Plan, RequestIds, SniRule, Timeouts, UpstreamProtocol, UpstreamRules,
     },
@@ -63,6 +63,8 @@ pub(crate) struct Settings {
     pub(crate) sni: Arc<Table<usize>>,
     /// The certificates of this proxy.
     pub(crate) certificates: Arc<Store>,
+    /// By what upstreams are spoken to over TLS.
+    pub(crate) origins: Arc<Origins>,
     pub(crate) body_bytes_max: u64,
     pub(crate) forwarding: Option<Forwarding>,
     pub(crate) via: Option<String>,
@@ -71,7 +73,12 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Those of a plan whose roles are known.
-    pub(crate) fn of(plan: &Plan, directory: &Directory, certificates: Arc<Store>) -> Self {
+    pub(crate) fn of(
+        plan: &Plan,
+        directory: &Directory,
+        certificates: Arc<Store>,
+        origins: Arc<Origins>,
+    ) -> Self {
         let position = |rule: &SniRule| directory.position(rule.role.as_str());
         let sni = plan.edges.sni.iter().filter_map(|rule| Some((rule.host.clone(), position(rule)?)));
         Self {
@@ -81,6 +88,7 @@ impl Settings {
             edges: plan.edges.clone(),
             sni: Arc::new(sni.collect()),
             certificates,
+            origins,
             body_bytes_max: plan.body_bytes_max,
             forwarding: plan.forwarding,
             via: plan.via.clone(),
@@ -238,9 +246,20 @@ impl Worker {
         self.rosters.borrow()[role].clone()
     }
 
-    /// The role's upstreams speak HTTP/2.
-    pub(crate) fn speaks_http2(&self, role: usize) -> bool {
-        self.rosters.borrow()[role].protocol() == UpstreamProtocol::H2c
+    /// What the role's upstreams speak.
+    #[inline]
+    pub(crate) fn protocol(&self, role: usize) -> UpstreamProtocol {
+        self.rosters.borrow()[role].protocol()
+    }
+
+    /// By what connections to an upstream of this role are sealed; none where that is plain.
+    #[inline]
+    pub(crate) fn seal(&self, role: usize, pool: &Pool) -> Option<Rc<Seal>> {
+        if !self.protocol(role).is_sealed() {
+            return None;
+        }
+        let name = self.roster(role).name.clone();
+        self.settings.borrow().origins.get(&name).map(|terms| pool.seal_by(terms))
     }
 
     /// Where a request's route leads.

@@ -19,6 +19,7 @@ mod services;
 mod skip;
 mod streams;
 mod tls;
+mod trust;
 mod unix;
 
 use std::{

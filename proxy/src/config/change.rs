@@ -27,6 +27,8 @@ impl Change {
             "half-closed": half_closed;
             "balance": rules.balance;
             "upstream-protocol": rules.protocol;
+            "upstream-trust": rules.trust;
+            "upstream-server-name": rules.server_name;
             "eject-failures": rules.eject_failures;
             "eject-5xx": rules.eject_5xx;
             "eject-percent-max": rules.eject_percent_max;

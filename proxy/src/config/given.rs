@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     AccessLog, CertificatePair, ClientNetwork, FixedTable, ForwardedFields, GivenTimeouts, HalfClosed,
-    Listen, RequestIds, RoleBalance, RoleProtocol, RouteRule, RoutesAllow, SendProxy, Size, SniRule, Via,
+    Listen, RequestIds, RoleBalance, RoleProtocol, RoleServerName, RoleTrust, RouteRule, RoutesAllow,
+    SendProxy, Size, SniRule, Via,
 };
 use crate::limits::TRUSTED_HOPS_COUNT_MAX;
 
@@ -51,9 +52,19 @@ pub struct Given {
     /// By what upstreams are chosen: ROLE=p2c (load, the default), ROLE=hash:client or ROLE=hash:header:NAME; may be repeated
     #[arg(long, value_name = "ROLE=HOW", value_delimiter = ',')]
     pub balance: Option<Vec<RoleBalance>>,
-    /// What a role's endpoints speak: ROLE=http (HTTP/1.1, the default) or ROLE=h2c (HTTP/2 without TLS, as gRPC does); may be repeated
+    /// What a role's endpoints speak: ROLE=http (HTTP/1.1, the default), ROLE=https (the same over TLS), ROLE=h2c (HTTP/2
+    /// without TLS, as gRPC does) or ROLE=h2 (HTTP/2 over TLS); may be repeated
     #[arg(long, value_name = "ROLE=WHAT", value_delimiter = ',')]
     pub upstream_protocol: Option<Vec<RoleProtocol>>,
+    /// Whose certificates are believed of a role's endpoints, over TLS: ROLE=system (the authorities of the system, the default),
+    /// ROLE=ca:FILE (those in a file, in PEM), or ROLE=sha256//BASE64 (whoever has this key, as curl's --pinnedpubkey has it; several are
+    /// separated by `;`); may be repeated
+    #[arg(long, value_name = "ROLE=WHOM", value_delimiter = ',')]
+    pub upstream_trust: Option<Vec<RoleTrust>>,
+    /// The name that the certificates of a role's endpoints are for, and that they are asked for: ROLE=HOST or ROLE=ADDRESS; may be
+    /// repeated [default: the role's own]
+    #[arg(long, value_name = "ROLE=HOST", value_delimiter = ',')]
+    pub upstream_server_name: Option<Vec<RoleServerName>>,
     /// So many failures in a row make an upstream the last resort for a while: answers that do not come, in time or at all, that break
     /// off, or that break the rules; 0: never [default: 5]
     #[arg(long, value_name = "COUNT")]
@@ -152,7 +163,8 @@ macro_rules! for_each {
 
 impl Given {
     for_each!(
-        listen feed upstream routes_allow workers half_closed clients_max balance upstream_protocol eject_failures eject_5xx
+        listen feed upstream routes_allow workers half_closed clients_max balance upstream_protocol upstream_trust
+        upstream_server_name eject_failures eject_5xx
         eject_percent_max eject_panic_percent retry_percent upstream_connections_max upstream_pending_max
         proxy_protocol send_proxy sni certificate certificates body_bytes_max forwarded trusted_hops via request_id access_log access_log_file route
     );

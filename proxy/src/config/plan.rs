@@ -6,8 +6,8 @@ use feed::{Name, socket::FEED_PATH};
 
 use super::{
     AccessLog, Balance, CertificateFiles, EdgeRules, FixedTable, ForwardedFields, Given, HalfClosed, Listen,
-    PlanError, Protocol, Refusal, RequestIds, RouteRule, RoutesAllow, Timeouts, UpstreamProtocol,
-    UpstreamRules,
+    PlanError, Protocol, Refusal, RequestIds, RoleProtocol, RouteRule, RoutesAllow, Timeouts,
+    UpstreamProtocol, UpstreamRules,
 };
 use crate::{http1::Forwarding, limits::CLIENTS_COUNT_MAX};
 
@@ -248,6 +248,23 @@ impl Plan {
                 return Err(PlanError::ProtocolOfBytes(role.clone()).at_item("upstream-protocol", position));
             }
         }
+        let trust: Vec<&Name> = self.rules.trust.iter().map(|told| &told.role).collect();
+        let names: Vec<&Name> = self.rules.server_name.iter().map(|told| &told.role).collect();
+        self.check_trust("upstream-trust", &trust)?;
+        self.check_trust("upstream-server-name", &names)
+    }
+
+    /// What is said of certificates is said once of roles that have some.
+    fn check_trust(&self, key: &'static str, roles: &[&Name]) -> Result<(), Refusal> {
+        for (position, role) in roles.iter().enumerate() {
+            let is_sealed = |told: &RoleProtocol| told.role == **role && told.protocol.is_sealed();
+            if !self.rules.protocol.iter().any(is_sealed) {
+                return Err(PlanError::UnusedTrust(key, (*role).clone()).at_item(key, position));
+            }
+            if roles[..position].contains(role) {
+                return Err(PlanError::RepeatedTrust(key, (*role).clone()).at_item(key, position));
+            }
+        }
         Ok(())
     }
 
@@ -294,6 +311,8 @@ fn rules(given: &Given) -> UpstreamRules {
     UpstreamRules {
         balance: given.balance.clone().unwrap_or_default(),
         protocol: given.upstream_protocol.clone().unwrap_or_default(),
+        trust: given.upstream_trust.clone().unwrap_or_default(),
+        server_name: given.upstream_server_name.clone().unwrap_or_default(),
         eject_failures: given.eject_failures.unwrap_or(usual.eject_failures),
         eject_5xx: given.eject_5xx,
         eject_percent_max: given.eject_percent_max.unwrap_or(usual.eject_percent_max),
@@ -340,6 +359,10 @@ mod tests {
             ("upstream-protocol = ['app=h2c']", "--upstream-protocol app=…: expected a role"),
             ("upstream-protocol = ['web=h2c', 'web=http']", "once"),
             ("upstream-protocol = ['db=h2c']", "pass bytes"),
+            ("upstream-protocol = ['db=https']", "pass bytes"),
+            ("upstream-trust = ['web=system']", "--upstream-trust web=…: expected a role that"),
+            ("upstream-protocol = ['web=h2c']\nupstream-server-name = ['web=a']", "speak https or h2"),
+            ("upstream-protocol = ['web=h2']\nupstream-trust = ['web=system', 'web=ca:a']", "once"),
             ("balance = ['web=p2c', 'web=hash:client']", "once"),
             ("balance = ['db=hash:header:X-User']", "expected hash:client"),
             ("route = [{ match = '/', role = 'web' }]", "expected a listener without a role"),

@@ -55,6 +55,12 @@ pub enum PlanError {
         "--upstream-protocol {0}=…: tcp://, tls:// and udp:// listeners pass bytes as they are; expected a role of HTTP listeners"
     )]
     ProtocolOfBytes(Name),
+    /// Trust in endpoints that show no certificate.
+    #[error("--{0} {1}=…: expected a role that --upstream-protocol has speak https or h2")]
+    UnusedTrust(&'static str, Name),
+    /// Two of one role.
+    #[error("--{0} {1}=…: expected each role once")]
+    RepeatedTrust(&'static str, Name),
     /// Two listeners at one address.
     #[error("--listen {0}: expected each address once")]
     RepeatedListener(Listen),

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::{RoleBalance, RoleProtocol};
+use super::{RoleBalance, RoleProtocol, RoleServerName, RoleTrust};
 
 /// Most of a role that may be ejected at a time, in percent: what is left must be able to carry the load.
 pub const EJECT_PERCENT_MAX: u8 = 50;
@@ -24,6 +24,10 @@ pub struct UpstreamRules {
     pub balance: Vec<RoleBalance>,
     /// What upstreams speak, by role.
     pub protocol: Vec<RoleProtocol>,
+    /// Whose certificates are believed, by role.
+    pub trust: Vec<RoleTrust>,
+    /// The names that certificates are for, by role.
+    pub server_name: Vec<RoleServerName>,
     /// So many failures in a row eject; 0: never.
     pub eject_failures: u32,
     /// So many failures or 5xx responses in a row eject.
@@ -45,6 +49,8 @@ impl Default for UpstreamRules {
         Self {
             balance: Vec::new(),
             protocol: Vec::new(),
+            trust: Vec::new(),
+            server_name: Vec::new(),
             eject_failures: EJECT_FAILURES,
             eject_5xx: None,
             eject_percent_max: EJECT_PERCENT_MAX,

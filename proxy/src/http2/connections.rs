@@ -16,6 +16,7 @@ use h2::{
     Ping, PingPong,
     client::{Connection as Driver, SendRequest},
 };
+use http::uri::Scheme;
 use tokio::{
     sync::Notify,
     task::spawn_local,
@@ -28,16 +29,18 @@ use super::{
     silence::{Silence, Turn},
 };
 use crate::{
+    certificates::Seal,
     config::Address,
-    dial::{connect, poll_connected},
+    dial::connect,
     error::AttemptFailure,
     limits::{
         H2_HEADERS_BYTES_MAX, H2_ORIGIN_ACK_TIMEOUT, H2_ORIGIN_CONNECTION_WINDOW_BYTES,
         H2_ORIGIN_STREAM_WINDOW_BYTES, H2_ORIGIN_STREAMS_COUNT_MAX, H2_SEND_BUFFER_BYTES_MAX,
     },
     link::{Link, Progress},
+    socket::Socket,
     stats::Stats,
-    stream::{Io, Memory, Stream, memory},
+    stream::{Io, Memory, memory, tls::Shelves},
 };
 
 /// How often a request is given to another connection because the one that it was given to has begun to end.
@@ -47,6 +50,9 @@ const TURNS_COUNT_MAX: usize = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) addr: Address,
+    /// By what it is sealed; by nothing, if it is plain.
+    pub(crate) seal: Option<Rc<Seal>>,
+    pub(crate) shelf: Rc<Shelves>,
     /// How long a connection may take until it has room for a stream.
     pub(crate) patience: Duration,
     /// On the worker's clock.
@@ -75,6 +81,7 @@ struct Attempt {
 /// One that is made; it ends when nobody has a stream of it and it is not kept.
 struct Connection {
     sender: SendRequest<Bytes>,
+    seal: Option<Rc<Seal>>,
     streams_count: Cell<usize>,
     /// As many as the upstream bears at a time.
     streams_max: Cell<usize>,
@@ -95,6 +102,11 @@ impl fmt::Debug for Connection {
 impl Connection {
     fn has_room(&self) -> bool {
         self.streams_count.get() < self.streams_max.get().min(H2_ORIGIN_STREAMS_COUNT_MAX as usize)
+    }
+
+    /// Another plan may have had others: what was trusted then need not be trusted now.
+    fn is_sealed_as(&self, origin: &Origin) -> bool {
+        self.seal.as_ref().map(Rc::as_ptr) == origin.seal.as_ref().map(Rc::as_ptr)
     }
 
     /// It may have other streams: the upstream has not said that it ends.
@@ -156,7 +168,8 @@ impl Connections {
         };
         progress.note_connection(slot.is_reused);
         let (exchange, mut bytes) = (RefCell::new(exchange), BytesMut::new());
-        let Some(asked) = read_request(&exchange, &mut bytes).await else { return };
+        let scheme = if origin.seal.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let Some(asked) = read_request(&exchange, &mut bytes, scheme).await else { return };
         for _ in 0..TURNS_COUNT_MAX {
             if let Ok(sent) = send_request(slot.connection.sender.clone(), &asked) {
                 let is_silent = slot.connection.is_silent.clone();
@@ -176,7 +189,7 @@ impl Connections {
         loop {
             let mut news = pin!(self.news.notified());
             news.as_mut().enable();
-            if let Some(slot) = self.slot(origin.now_ms) {
+            if let Some(slot) = self.slot(origin) {
                 return Ok(slot);
             }
             let attempt = self.attempt(origin);
@@ -188,14 +201,16 @@ impl Connections {
     }
 
     /// Room for a stream at a connection that there is.
-    fn slot(self: &Rc<Self>, now_ms: u64) -> Option<Slot> {
+    fn slot(self: &Rc<Self>, origin: &Origin) -> Option<Slot> {
         let mut open = self.open.borrow_mut();
         open.retain(|connection| connection.is_lasting());
-        let connection = open.iter().find(|connection| connection.has_room())?.clone();
+        let connection =
+            open.iter().find(|connection| connection.has_room() && connection.is_sealed_as(origin))?;
+        let connection = connection.clone();
         if connection.streams_count.replace(connection.streams_count.get() + 1) == 0 {
             connection.silence.borrow_mut().begin(Instant::now());
         }
-        connection.used_ms.set(now_ms);
+        connection.used_ms.set(origin.now_ms);
         let is_reused = connection.is_used.replace(true);
         Some(Slot { connection, connections: self.clone(), is_reused })
     }
@@ -287,9 +302,10 @@ async fn watch(kept: Weak<Connection>, silence: Rc<RefCell<Silence>>, pings: Opt
 /// Makes a connection and waits until the upstream has said how many streams it bears.
 async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Listened, Bytes>), AttemptFailure> {
     origin.stats.connects.add(1);
-    let mut socket = connect(&origin.addr).map_err(|error| AttemptFailure::of_connect(&error))?;
-    poll_fn(|context| poll_connected(context, &mut socket)).await?;
-    if let Some(options) = socket.options() {
+    let socket = connect(&origin.addr).map_err(|error| AttemptFailure::of_connect(&error))?;
+    let mut link = Link::begin(socket, origin.seal.as_ref(), &origin.shelf)?;
+    poll_fn(|context| link.poll_connected(context)).await?;
+    if let Some(options) = link.socket().and_then(Socket::options) {
         // A socket at a file has no such thing, and no network either.
         let _ = options.set_tcp_user_timeout(Some(H2_ORIGIN_ACK_TIMEOUT));
     }
@@ -298,7 +314,7 @@ async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Listened, Bytes
         AttemptFailure::Handshake
     };
     let silence = Rc::new(RefCell::new(Silence::new(Instant::now())));
-    let handshake = builder().handshake(Listened::new(Io(Stream::Plain(socket)), silence.clone()));
+    let handshake = builder().handshake(Listened::new(Io(link), silence.clone()));
     let (sender, mut driver) = handshake.await.map_err(refused)?;
     let streams_max = poll_fn(|context| {
         if let Poll::Ready(ended) = Pin::new(&mut driver).poll(context) {
@@ -315,6 +331,7 @@ async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Listened, Bytes
     })?;
     let connection = Connection {
         sender,
+        seal: origin.seal.clone(),
         streams_count: Cell::new(0),
         streams_max: Cell::new(streams_max),
         used_ms: Cell::new(origin.now_ms),

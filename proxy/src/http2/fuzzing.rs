@@ -84,7 +84,7 @@ pub fn write_response(
 /// Reads a request as an upstream of HTTP/2 is sent it; none if that cannot be, or it is not whole.
 pub fn read_request(bytes: &[u8]) -> Option<Read<Request<()>>> {
     let mut bytes = BytesMut::from(bytes);
-    let asked = decode_request(&mut bytes).ok().flatten()?;
+    let asked = decode_request(&mut bytes, &http::uri::Scheme::HTTP).ok().flatten()?;
     let mut read = Read { head: asked.request, body: Vec::new(), trailers: None };
     if asked.framing == Framing::Empty {
         return bytes.is_empty().then_some(read);

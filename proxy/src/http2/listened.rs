@@ -17,18 +17,18 @@ use super::{
     frames::{Frames, kind},
     silence::Silence,
 };
-use crate::stream::Io;
+use crate::{link::Link, stream::Io};
 
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Listened {
-    io: Io,
+    io: Io<Link>,
     frames: Frames,
     silence: Rc<RefCell<Silence>>,
 }
 
 impl Listened {
-    pub(super) fn new(io: Io, silence: Rc<RefCell<Silence>>) -> Self {
+    pub(super) fn new(io: Io<Link>, silence: Rc<RefCell<Silence>>) -> Self {
         Self { io, frames: Frames::new(0), silence }
     }
 

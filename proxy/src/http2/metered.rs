@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::meter::Meter;
-use crate::{flood::Flood, stream::Io};
+use crate::{
+    flood::Flood,
+    stream::{Io, Stream},
+};
 
 /// What was found out, for whoever serves the connection.
 #[derive(Debug, Default)]
@@ -29,7 +32,7 @@ pub(crate) struct Found {
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Metered {
-    io: Io,
+    io: Io<Stream>,
     meter: Meter,
     found: Rc<Found>,
     /// For what is not finished: which, and until when. Nothing else has a timer here.
@@ -39,7 +42,7 @@ pub(crate) struct Metered {
 
 impl Metered {
     /// `head_timeout` is what a client has for a head, and for any frame but those of bodies.
-    pub(crate) fn new(io: Io, found: Rc<Found>, head_timeout: Duration) -> Self {
+    pub(crate) fn new(io: Io<Stream>, found: Rc<Found>, head_timeout: Duration) -> Self {
         Self { io, meter: Meter::new(Instant::now()), found, unfinished: None, head_timeout }
     }
 

@@ -18,7 +18,7 @@ use h2::{
     Reason, RecvStream, SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use http::{Method, Response};
+use http::{Method, Response, uri::Scheme};
 
 use super::{
     decode::{Decoder, Part},
@@ -73,9 +73,9 @@ pub(super) struct Sent {
 }
 
 /// Reads the head of an exchange's request; none if it goes before that is whole, or asks for what there is none of.
-pub(super) async fn read_request(exchange: &Shared, bytes: &mut BytesMut) -> Option<Asked> {
+pub(super) async fn read_request(exchange: &Shared, bytes: &mut BytesMut, scheme: Scheme) -> Option<Asked> {
     loop {
-        match decode_request(bytes) {
+        match decode_request(bytes, &scheme) {
             Ok(Some(asked)) if asked.is_upgrade => {
                 let _ = write_all(exchange, NO_UPGRADE).await;
                 return None;

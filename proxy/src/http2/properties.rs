@@ -155,7 +155,7 @@ proptest! {
             encode_end(trailers.as_ref(), coding, &mut bytes).unwrap();
         }
         let mut bytes = BytesMut::from(&bytes[..]);
-        let asked = decode_request(&mut bytes).unwrap().unwrap();
+        let asked = decode_request(&mut bytes, &http::uri::Scheme::HTTP).unwrap().unwrap();
         prop_assert_eq!((asked.request.method(), asked.request.uri().path_and_query()), (&parts.method, parts.uri.path_and_query()));
         prop_assert_eq!(asked.request.uri().authority(), parts.uri.authority());
         for name in parts.headers.keys() {

@@ -21,11 +21,11 @@ pub(super) struct Asked {
     pub(super) is_upgrade: bool,
 }
 
-/// Takes a head from the front of what has come; none if it is not whole.
+/// Takes a head from the front of what has come, for a connection of this scheme; none if it is not whole.
 ///
 /// # Errors
 /// It cannot be said in HTTP/2.
-pub(super) fn decode_request(bytes: &mut BytesMut) -> Result<Option<Asked>, DecodeError> {
+pub(super) fn decode_request(bytes: &mut BytesMut, scheme: &Scheme) -> Result<Option<Asked>, DecodeError> {
     let mut storage = [MaybeUninit::uninit(); PASSED_FIELDS_COUNT_MAX];
     let mut head = httparse::Request::new(&mut []);
     let parsed = head.parse_with_uninit_headers(bytes, &mut storage).map_err(|_| DecodeError::Malformed)?;
@@ -48,7 +48,7 @@ pub(super) fn decode_request(bytes: &mut BytesMut) -> Result<Option<Asked>, Deco
     }
     let host = found.host.and_then(|index| head.headers.get(usize::from(index))).map(|field| field.value);
     let uri = Uri::builder()
-        .scheme(Scheme::HTTP)
+        .scheme(scheme.clone())
         .authority(host.ok_or(DecodeError::Malformed)?)
         .path_and_query(head.path.ok_or(DecodeError::Malformed)?);
     let mut request = Request::new(());
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn decoded(head: &str) -> Result<Option<Asked>, DecodeError> {
-        decode_request(&mut BytesMut::from(head))
+        decode_request(&mut BytesMut::from(head), &Scheme::HTTP)
     }
 
     #[test]
@@ -74,7 +74,7 @@ mod tests {
         let head = "POST /a.B/C?d HTTP/1.1\r\nHost: a.example:81\r\nX-A: b\r\nTransfer-Encoding: chunked\r\n\
                     Connection: TE\r\nTE: trailers\r\nVia: 1.1 p\r\n\r\nrest";
         let mut bytes = BytesMut::from(head);
-        let asked = decode_request(&mut bytes).unwrap().unwrap();
+        let asked = decode_request(&mut bytes, &Scheme::HTTP).unwrap().unwrap();
         assert_eq!(bytes, "rest");
         assert_eq!(asked.request.uri(), "http://a.example:81/a.B/C?d");
         assert_eq!((asked.request.method(), asked.framing), (&Method::POST, Framing::Chunked));

@@ -493,5 +493,6 @@ mod origins;
 mod patience;
 mod rules;
 mod tls;
+mod trust;
 mod udp;
 mod unix;

@@ -10,8 +10,14 @@ use super::{
     exchange::{Exchange, Step},
 };
 use crate::{
-    config::Address, dial::connect, error::AttemptFailure, http2::connections::Origin, link::Link,
-    socket::Socket, upstream::Lease, worker::Worker,
+    config::Address,
+    dial::connect,
+    error::{AttemptFailure, Refusal, TlsFailure},
+    http2::connections::Origin,
+    link::Link,
+    socket::Socket,
+    upstream::Lease,
+    worker::Worker,
 };
 
 impl Exchange {
@@ -47,9 +53,17 @@ impl Exchange {
 
     fn use_lease(&mut self, lease: Lease, context: &mut Context<'_>, session: &Session) -> Step {
         let worker = &session.worker;
-        if worker.speaks_http2(session.role) {
+        let protocol = worker.protocol(session.role);
+        let seal = worker.seal(session.role, &lease.upstream.pool);
+        if protocol.is_sealed() && seal.is_none() {
+            // Nobody is trusted: rather no answer than one from anybody.
+            return self.refuse(Refusal::Tls(TlsFailure::Untrusted), session);
+        }
+        if protocol.is_http2() {
             let origin = Origin {
                 addr: lease.upstream.endpoint.addr.clone(),
+                seal,
+                shelf: worker.sealed.clone(),
                 patience: worker.settings().timeouts.connect,
                 now_ms: worker.deadlines.now_ms(),
                 stats: worker.stats.clone(),
@@ -59,7 +73,7 @@ impl Exchange {
             return Step::Connect;
         }
         if !self.attempts.needs_fresh
-            && let Some(link) = lease.upstream.pool.take(context)
+            && let Some(link) = lease.upstream.pool.take(context, seal.as_ref())
         {
             self.upstream = Some(link);
             self.lease = Some(lease);
@@ -68,11 +82,12 @@ impl Exchange {
         }
         worker.stats.connects.add(1);
         self.is_reused = false;
-        let connecting = start_connect(&lease.upstream.endpoint.addr, worker);
+        let connecting = start_connect(&lease.upstream.endpoint.addr, worker)
+            .and_then(|socket| Link::begin(socket, seal.as_ref(), &worker.sealed));
         self.lease = Some(lease);
         match connecting {
-            Ok(socket) => {
-                self.upstream = Some(socket.into());
+            Ok(link) => {
+                self.upstream = Some(link);
                 Step::Connect
             }
             Err(failure) => self.handle_failure(failure, session),

@@ -75,9 +75,10 @@ impl Attempts {
                 Ok(())
             }
             AttemptFailure::Descriptors | AttemptFailure::Full => refused,
-            AttemptFailure::Ports | AttemptFailure::Connect | AttemptFailure::Handshake => {
-                self.add_failed(failure, lease, role, worker)
-            }
+            AttemptFailure::Ports
+            | AttemptFailure::Connect
+            | AttemptFailure::Handshake
+            | AttemptFailure::Tls(_) => self.add_failed(failure, lease, role, worker),
             AttemptFailure::ConnectTimeout if worker.take_retry(role) => {
                 self.add_failed(failure, lease, role, worker)
             }

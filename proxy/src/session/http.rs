@@ -145,6 +145,7 @@ mod tests {
             &Plan::new(Given::default()).unwrap(),
             &directory,
             Arc::new(Store::open(&Default::default()).unwrap()),
+            Arc::default(),
         );
         let room = Room { clients_max: 1, pipes_max: 1, flows_max: 1 };
         let worker = Worker::new(settings, room, 0, &directory, Arc::default(), None, 1);

@@ -180,7 +180,7 @@ impl Exchange {
                 match ready!(half.poll_fill(context, &mut session.client)) {
                     Ok(0) if half.kind() == BodyKind::UntilClose => {
                         // The other direction may go on: only this one is over.
-                        let _ = self.upstream.as_ref().map(|upstream| upstream.finish());
+                        let _ = self.upstream.as_mut().map(Transport::finish);
                         half.end_body();
                         return Poll::Ready(Ok(()));
                     }

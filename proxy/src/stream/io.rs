@@ -1,4 +1,4 @@
-//! A client's connection for whoever reads and writes it as tokio does.
+//! A connection for whoever reads and writes it as tokio does.
 
 use std::{
     io::{self, IoSlice},
@@ -8,13 +8,13 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Stream, Transport};
+use super::Transport;
 
 /// The connection.
 #[derive(Debug)]
-pub(crate) struct Io(pub(crate) Stream);
+pub(crate) struct Io<T>(pub(crate) T);
 
-impl AsyncRead for Io {
+impl<T: Transport + Unpin> AsyncRead for Io<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -26,7 +26,7 @@ impl AsyncRead for Io {
     }
 }
 
-impl AsyncWrite for Io {
+impl<T: Transport + Unpin> AsyncWrite for Io<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.get_mut().0.poll_send(context, bytes)
     }

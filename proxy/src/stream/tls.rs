@@ -9,6 +9,7 @@
 //! nothing else. `incoming` holds a part of a record at most: whatever is whole is opened as it comes, so that nothing waits in memory
 //! for news of the socket, which need not come.
 
+mod client;
 mod handshake;
 mod records;
 mod shelves;
@@ -28,8 +29,9 @@ use crate::{
     limits::{RECORD_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX, SEALED_BUFFER_BYTES},
     socket::Socket,
 };
+pub(crate) use client::OriginTls;
 pub(crate) use handshake::{HandshakeError, Turns};
-use records::{Driven, Word};
+use records::{Driven, Side, Word};
 pub(crate) use shelves::Shelves;
 use shelves::give_back_if_empty;
 
@@ -47,11 +49,15 @@ enum Heard {
     Nonsense,
 }
 
-/// A TLS connection after its handshake.
-pub(crate) struct Tls {
+/// A client's TLS connection after its handshake; with it goes what the client was shown.
+pub(crate) type Tls = Sealed<UnbufferedServerConnection, Arc<Certificate>>;
+
+/// A TLS connection, of either side.
+pub(crate) struct Sealed<C: Side, P> {
     socket: Socket,
-    connection: UnbufferedServerConnection,
-    certificate: Arc<Certificate>,
+    connection: C,
+    /// What is to be known of it.
+    party: P,
     shelf: Rc<Shelves>,
     /// A part of a record at most.
     incoming: Option<Buffer>,
@@ -66,33 +72,50 @@ pub(crate) struct Tls {
     is_finishing: bool,
 }
 
-impl std::fmt::Debug for Tls {
+impl<C: Side, P> std::fmt::Debug for Sealed<C, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Sealed").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
 impl Tls {
     /// What the client was shown.
     pub(crate) fn certificate(&self) -> &Arc<Certificate> {
-        &self.certificate
+        &self.party
     }
 
     /// Whether both sides want HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         self.connection.alpn_protocol() == Some(HTTP2_NAME)
     }
+}
+
+impl<C: Side, P> Sealed<C, P> {
+    fn new(socket: Socket, connection: C, party: P, shelf: Rc<Shelves>) -> Self {
+        Self {
+            socket,
+            connection,
+            party,
+            shelf,
+            incoming: None,
+            opened: None,
+            outgoing: None,
+            heard: Heard::Nothing,
+            has_said_end: false,
+            is_finishing: false,
+        }
+    }
 
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    pub(super) fn socket_mut(&mut self) -> &mut Socket {
+    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
         &mut self.socket
     }
 
     /// There is something to read that the socket knows nothing of any more, an end or an error included.
-    pub(super) fn has_opened(&self) -> bool {
+    pub(crate) fn has_opened(&self) -> bool {
         self.opened.is_some() || self.heard != Heard::Nothing
     }
 
@@ -101,12 +124,12 @@ impl Tls {
         self.incoming.is_some()
     }
 
-    pub(super) fn unsent_bytes(&self) -> usize {
+    pub(crate) fn unsent_bytes(&self) -> usize {
         self.outgoing.as_ref().map_or(0, |outgoing| outgoing.filled().len())
     }
 
     /// Whether there may be something to read. What waits for the rest of a record waits in little room.
-    pub(super) fn poll_recv_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_recv_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // First what was opened: no news of the socket will tell of it.
         if self.has_opened() {
             return Poll::Ready(Ok(()));
@@ -120,7 +143,7 @@ impl Tls {
         polled
     }
 
-    pub(super) fn poll_recv(
+    pub(crate) fn poll_recv(
         &mut self,
         context: &mut Context<'_>,
         into: &mut [u8],
@@ -151,13 +174,13 @@ impl Tls {
             match driven {
                 Ok(Driven { opened_bytes: 0, .. }) => {}
                 Ok(Driven { opened_bytes, .. }) => return Poll::Ready(Ok(opened_bytes)),
-                Err(error) => tracing::debug!(%error, "a TLS client does not keep to the protocol"),
+                Err(error) => tracing::debug!(%error, "a TLS connection does not keep to the protocol"),
             }
         }
     }
 
     /// Seals as much as there is room for. What was sealed before must have left first.
-    pub(super) fn poll_send(
+    pub(crate) fn poll_send(
         &mut self,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
@@ -175,7 +198,7 @@ impl Tls {
         Poll::Ready(Ok(driven.taken_bytes))
     }
 
-    pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(outgoing) = &mut self.outgoing {
             let count = ready!(self.socket.poll_send(context, outgoing.filled()))?;
             if count == 0 {
@@ -199,7 +222,7 @@ impl Tls {
     }
 
     /// The same, and that of the connection below as soon as everything has left.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         if self.has_said_end && !self.is_finishing && self.outgoing.is_none() {
             return self.socket.finish();
         }
@@ -242,7 +265,7 @@ impl Tls {
     }
 }
 
-impl Drop for Tls {
+impl<C: Side, P> Drop for Sealed<C, P> {
     fn drop(&mut self) {
         let buffers = [self.incoming.take(), self.opened.take(), self.outgoing.take()];
         buffers.into_iter().flatten().for_each(|buffer| self.shelf.put(buffer));

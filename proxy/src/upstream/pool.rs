@@ -13,7 +13,13 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{half::Settled, http2::connections::Connections, limits::POOL_IDLE_COUNT_MAX, link::Link};
+use crate::{
+    certificates::{Seal, Terms},
+    half::Settled,
+    http2::connections::Connections,
+    limits::POOL_IDLE_COUNT_MAX,
+    link::Link,
+};
 
 #[derive(Debug)]
 struct Idle {
@@ -27,6 +33,8 @@ pub(crate) struct Pool {
     idle: RefCell<VecDeque<Idle>>,
     /// What is spoken there by streams instead.
     streams: Rc<Connections>,
+    /// By what connections are sealed, where they are.
+    seal: RefCell<Option<Rc<Seal>>>,
     closed: Cell<bool>,
     news: Arc<News>,
     /// Idle connections wait under it.
@@ -58,16 +66,27 @@ impl Pool {
     pub(crate) fn new(sweeper: Arc<Notify>) -> Self {
         let news = Arc::new(News { has_come: AtomicBool::new(false), sweeper });
         let waker = Waker::from(news.clone());
-        Self { idle: RefCell::default(), streams: Rc::default(), closed: Cell::new(false), news, waker }
+        let (idle, seal) = (RefCell::default(), RefCell::default());
+        Self { idle, streams: Rc::default(), seal, closed: Cell::new(false), news, waker }
     }
 
-    /// Takes the most recent connection that is still good. The caller's task is woken by it from now on.
-    pub(crate) fn take(&self, context: &mut Context<'_>) -> Option<Link> {
+    /// What connections are sealed with from now on, by these terms: the same for as long as those are.
+    pub(crate) fn seal_by(&self, terms: &Arc<Terms>) -> Rc<Seal> {
+        let mut seal = self.seal.borrow_mut();
+        match &*seal {
+            Some(seal) if seal.is_by(terms) => seal.clone(),
+            _ => seal.insert(Rc::new(Seal::new(terms.clone()))).clone(),
+        }
+    }
+
+    /// Takes the most recent connection that is still good, and sealed like this, or plain. The caller's task is woken by it from now on.
+    pub(crate) fn take(&self, context: &mut Context<'_>, seal: Option<&Rc<Seal>>) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut link, .. }) = idle.pop_back() {
-            if link.is_quiet(context) {
+            if link.is_sealed_by(seal) && link.is_quiet(context) {
                 return Some(link);
             }
+            link.say_goodbye();
         }
         None
     }
@@ -80,8 +99,10 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        if idle.len() == POOL_IDLE_COUNT_MAX {
-            idle.pop_front();
+        if idle.len() == POOL_IDLE_COUNT_MAX
+            && let Some(mut oldest) = idle.pop_front()
+        {
+            oldest.link.say_goodbye();
         }
         idle.push_back(Idle { link, since_ms: now_ms });
     }
@@ -91,7 +112,13 @@ impl Pool {
         // Before the look, so that nothing that comes after it is missed.
         self.news.has_come.store(false, Ordering::Release);
         let mut context = Context::from_waker(&self.waker);
-        let is_kept = |idle: &mut Idle| idle.since_ms >= oldest_ms && idle.link.is_quiet(&mut context);
+        let is_kept = |idle: &mut Idle| {
+            let is_kept = idle.since_ms >= oldest_ms && idle.link.is_quiet(&mut context);
+            if !is_kept {
+                idle.link.say_goodbye();
+            }
+            is_kept
+        };
         self.idle.borrow_mut().retain_mut(is_kept);
         self.streams.sweep(oldest_ms);
     }
@@ -115,7 +142,7 @@ impl Pool {
 
     /// Closes all, for their descriptors.
     pub(crate) fn clear(&self) {
-        self.idle.borrow_mut().clear();
+        self.idle.borrow_mut().drain(..).for_each(|mut idle| idle.link.say_goodbye());
         self.streams.sweep(u64::MAX);
     }
 
@@ -162,8 +189,8 @@ mod tests {
         // The last event: when it is seen, all the others have been.
         far.write_all(b"x").await.unwrap();
         near.readable().await.unwrap();
-        assert!(pool.take(&mut context).is_some(), "{quiet:?} is alive");
-        assert!(pool.take(&mut context).is_none(), "all others are dead");
+        assert!(pool.take(&mut context, None).is_some(), "{quiet:?} is alive");
+        assert!(pool.take(&mut context, None).is_none(), "all others are dead");
     }
 
     #[tokio::test]

@@ -36,7 +36,14 @@ fn a_stream_at_an_upstream_that_is_frozen_ends_behind_one_ping_and_says_so() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = Address::Ip(listener.local_addr().unwrap());
         let connections = Rc::<Connections>::default();
-        let origin = Origin { addr, patience: PATIENCE, now_ms: 0, stats: Arc::default() };
+        let origin = Origin {
+            addr,
+            seal: None,
+            shelf: Rc::new(Shelves::new(1)),
+            patience: PATIENCE,
+            now_ms: 0,
+            stats: Arc::default(),
+        };
         let mut link = connections.open(origin);
         let (mut upstream, _) = listener.accept().await.unwrap();
         upstream.write_all(SETTINGS).await.unwrap();

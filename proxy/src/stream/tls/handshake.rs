@@ -4,7 +4,7 @@ use std::{future::poll_fn, io, rc::Rc};
 
 use rustls::server::UnbufferedServerConnection;
 
-use super::{Heard, Shelves, Tls, records::Word};
+use super::{Shelves, Tls, records::Word};
 use crate::{
     buffer::Buffer,
     certificates::Certificates,
@@ -74,18 +74,8 @@ impl Tls {
                 return Err(Refused { socket, why: error.into(), last_word: Vec::new() });
             }
         };
-        let mut tls = Box::new(Self {
-            socket,
-            connection,
-            certificate,
-            shelf: shelf.clone(),
-            incoming: Some(incoming),
-            opened: None,
-            outgoing: None,
-            heard: Heard::Nothing,
-            has_said_end: false,
-            is_finishing: false,
-        });
+        let mut tls = Box::new(Self::new(socket, connection, certificate, shelf.clone()));
+        tls.incoming = Some(incoming);
         match tls.shake_hands(turns).await {
             Ok(()) => Ok(tls),
             Err(why) => Err(tls.refused(why)),

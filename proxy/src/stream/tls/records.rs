@@ -3,15 +3,52 @@
 use std::io::IoSlice;
 
 use rustls::{
+    client::{ClientConnectionData, UnbufferedClientConnection},
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic},
 };
 
-use super::{CONTROL_BYTES, Heard, Shelves, Tls, shelves::give_back_if_empty};
+use super::{CONTROL_BYTES, Heard, Sealed, Shelves, shelves::give_back_if_empty};
 use crate::{
     buffer::Buffer,
     limits::{RECORD_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX},
 };
+
+/// A side of a connection, as rustls has it.
+pub(crate) trait Side {
+    /// What it knows that the other does not.
+    type Data;
+
+    /// See rustls.
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// It has something to say that is sealed next, before anything is opened.
+    fn has_word(&self) -> bool;
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn has_word(&self) -> bool {
+        self.wants_write()
+    }
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn has_word(&self) -> bool {
+        self.wants_write()
+    }
+}
 
 /// What is to be said.
 #[derive(Clone, Copy)]
@@ -31,14 +68,14 @@ pub(super) struct Driven {
     pub(super) taken_bytes: usize,
 }
 
-impl Tls {
+impl<C: Side, P> Sealed<C, P> {
     /// Opens what has come whole, and seals what has to be said to it and then what is to be said.
     pub(super) fn drive(&mut self, into: &mut [u8], word: Word<'_>) -> Result<Driven, rustls::Error> {
         let Self { connection, incoming, opened, outgoing, shelf, heard, .. } = self;
         let mut driven = Driven::default();
         let result = loop {
             let filled = incoming.as_mut().map_or(&mut [][..], Buffer::filled_mut);
-            let UnbufferedStatus { mut discard, state } = connection.process_tls_records(filled);
+            let UnbufferedStatus { mut discard, state } = connection.process(filled);
             let mut result = None;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
@@ -103,8 +140,8 @@ impl Tls {
 }
 
 /// Seals a word, or as much of it as there is room for; how much that was.
-fn seal(
-    traffic: &mut WriteTraffic<'_, ServerConnectionData>,
+fn seal<D>(
+    traffic: &mut WriteTraffic<'_, D>,
     word: Word<'_>,
     outgoing: &mut Option<Buffer>,
     shelf: &Shelves,
@@ -124,8 +161,8 @@ fn seal(
 }
 
 /// What is short is gathered into one record: each record costs as much as copying all of it.
-fn seal_slices(
-    traffic: &mut WriteTraffic<'_, ServerConnectionData>,
+fn seal_slices<D>(
+    traffic: &mut WriteTraffic<'_, D>,
     slices: &[IoSlice<'_>],
     outgoing: &mut Option<Buffer>,
     shelf: &Shelves,
@@ -176,17 +213,17 @@ fn seal_slices(
     Ok(taken)
 }
 
-/// Seals what rustls has to say to what it has refused, and what it wanted to say before.
+/// Seals what rustls has to say to what it has refused, and what it wanted to say before. What has come is
+/// shown to it for its place alone: opened once more, it would be refused once more.
 fn seal_rest(
-    connection: &mut UnbufferedServerConnection,
+    connection: &mut impl Side,
     incoming: &mut Option<Buffer>,
     outgoing: &mut Option<Buffer>,
     shelf: &Shelves,
 ) {
-    loop {
+    while connection.has_word() {
         let filled = incoming.as_mut().map_or(&mut [][..], Buffer::filled_mut);
-        let Ok(ConnectionState::EncodeTlsData(mut message)) = connection.process_tls_records(filled).state
-        else {
+        let Ok(ConnectionState::EncodeTlsData(mut message)) = connection.process(filled).state else {
             return;
         };
         let buffer = outgoing.get_or_insert_with(|| shelf.take());

@@ -38,7 +38,8 @@ async fn start(flows_max: usize) -> Rc<Worker> {
     let directory = Directory::new(std::slice::from_ref(&role), 1, |_| true);
     publish_fixed(&directory, &[FixedTable { role, addrs }]);
     let certificates = Arc::new(Store::open(&Default::default()).unwrap());
-    let settings = Settings::of(&Plan::new(Given::default()).unwrap(), &directory, certificates);
+    let settings =
+        Settings::of(&Plan::new(Given::default()).unwrap(), &directory, certificates, Arc::default());
     let room = Room { clients_max: 1, pipes_max: 1, flows_max };
     let worker = Worker::new(settings, room, 0, &directory, Arc::default(), None, 1);
     worker.start_tasks(0, &directory);
