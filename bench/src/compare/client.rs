@@ -1,7 +1,7 @@
 //! A client that is not in a hurry: it checks that a proxy passes on what the origin says, and keeps connections open.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -33,9 +33,26 @@ pub(super) enum NoAnswer {
 
 /// Makes the request of a load once and returns the connection with the answer.
 pub(super) fn ask(addr: SocketAddr, shape: &Shape) -> Result<(TcpStream, Answer), NoAnswer> {
+    let mut stream = connect(addr).map_err(|error| NoAnswer::Io(addr, error))?;
+    let answer = ask_on(&mut stream, addr, shape)?;
+    Ok((stream, answer))
+}
+
+/// A connection on which no answer is waited for without end.
+pub(super) fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+/// Makes the request of a load on a connection, whatever seals it.
+pub(super) fn ask_on(
+    stream: &mut (impl Read + Write),
+    addr: SocketAddr,
+    shape: &Shape,
+) -> Result<Answer, NoAnswer> {
     let io = |error| NoAnswer::Io(addr, error);
-    let mut stream = TcpStream::connect(addr).map_err(io)?;
-    stream.set_read_timeout(Some(TIMEOUT)).map_err(io)?;
     stream.write_all(&request(shape)).map_err(io)?;
     let mut bytes = Vec::new();
     let (status, start, length) = loop {
@@ -52,7 +69,7 @@ pub(super) fn ask(addr: SocketAddr, shape: &Shape) -> Result<(TcpStream, Answer)
     let seen = body.len();
     body.resize(seen.max(length), 0);
     stream.read_exact(&mut body[seen..]).map_err(io)?;
-    Ok((stream, Answer { status, body }))
+    Ok(Answer { status, body })
 }
 
 fn request(shape: &Shape) -> Vec<u8> {

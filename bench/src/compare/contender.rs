@@ -10,6 +10,8 @@ use std::{
 use anyhow::Context;
 use clap::ValueEnum;
 
+use super::{load::Way, sealing::Sealing};
+
 /// A column of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Contender {
@@ -69,9 +71,14 @@ impl Contender {
         }
     }
 
-    /// Whether it relays plain TCP: nginx-light has no module for it.
-    pub(super) fn relays_tcp(self) -> bool {
-        self != Self::Nginx && self != Self::Envoy
+    /// Whether it is told to take requests so: the relay speaks no TLS, and nginx-light has no module for plain TCP.
+    pub(super) fn takes(self, way: Way) -> bool {
+        match self {
+            Self::Relay => !way.is_sealed(),
+            Self::Concertina | Self::Before | Self::Haproxy | Self::Haproxy2 => true,
+            Self::Nginx => way != Way::Tcp,
+            Self::Envoy => way == Way::Plain,
+        }
     }
 
     /// The text of its version, wherever it writes it and however it ends.
@@ -110,14 +117,15 @@ impl Found {
         dir: &Path,
         listen: SocketAddr,
         origin: SocketAddr,
-        is_tcp: bool,
+        sealing: Option<&Sealing>,
+        way: Way,
     ) -> anyhow::Result<Command> {
         let mut command = Command::new(&self.executable);
-        let config = |name: &str, template: &str| -> anyhow::Result<PathBuf> {
+        let config = |name: &str, template: &str, sealed: String| -> anyhow::Result<PathBuf> {
             let path = dir.join(name);
-            let mode = if is_tcp { "tcp" } else { "http" };
-            fs::write(&path, fill(template, listen, origin).replace("MODE", mode))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            let mode = if way == Way::Tcp { "tcp" } else { "http" };
+            let text = fill(template, listen, origin).replace("MODE", mode).replace("SEALED", &sealed);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
             Ok(path)
         };
         match self.contender {
@@ -125,21 +133,38 @@ impl Found {
                 command.args(["relay", "--listen", &listen.to_string(), "--to", &origin.to_string()]);
             }
             Contender::Concertina | Contender::Before => {
-                let scheme = if is_tcp { "tcp" } else { "http" };
+                let scheme = match way {
+                    Way::Plain => "http",
+                    Way::Tcp => "tcp",
+                    Way::Sealed | Way::Handshake(_) | Way::Http2 { .. } => "https",
+                };
                 command.args(["proxy", "--workers", "1", "--timeouts", "idle=300s"]);
+                command
+                    .args(sealing.into_iter().flat_map(|sealing| ["--certificate".into(), sealing.pair()]));
                 command.args(["--listen", &format!("{scheme}://{listen}=app")]);
                 command.args(["--upstream", &format!("app={origin}")]);
             }
             Contender::Haproxy | Contender::Haproxy2 => {
-                let path = config("haproxy.cfg", include_str!("configs/haproxy.cfg"))?;
+                let sealed =
+                    |sealing: &Sealing| format!("ssl crt {} alpn h2,http/1.1", sealing.both.display());
+                let sealed = sealing.map(sealed).unwrap_or_default();
+                let path = config("haproxy.cfg", include_str!("configs/haproxy.cfg"), sealed)?;
                 command.args(["-db", "-f"]).arg(path);
             }
             Contender::Nginx => {
-                let path = config("nginx.conf", include_str!("configs/nginx.conf"))?;
+                // Its version in Debian 12 speaks TLS 1.3 only if told so.
+                let sealed = |sealing: &Sealing| {
+                    let [certificate, key] = [&sealing.certificate, &sealing.key].map(|path| path.display());
+                    format!(
+                        " ssl http2; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key}"
+                    )
+                };
+                let sealed = sealing.map(sealed).unwrap_or_default();
+                let path = config("nginx.conf", include_str!("configs/nginx.conf"), sealed)?;
                 command.args(["-e", "stderr", "-p"]).arg(dir).arg("-c").arg(path);
             }
             Contender::Envoy => {
-                let path = config("envoy.yaml", include_str!("configs/envoy.yaml"))?;
+                let path = config("envoy.yaml", include_str!("configs/envoy.yaml"), String::new())?;
                 command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c"]).arg(path);
             }
         }

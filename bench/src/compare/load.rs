@@ -25,6 +25,51 @@ pub(super) enum Load {
     TcpSmall,
     /// Responses of 1 MiB, relayed as TCP
     Tcp1m,
+    /// The first load, sealed by TLS
+    TlsSmall,
+    /// Responses of 64 KiB, sealed by TLS
+    TlsGet64k,
+    /// Responses of 1 MiB, sealed by TLS
+    TlsGet1m,
+    /// A full handshake for each request
+    TlsFull,
+    /// A handshake by a ticket for each request
+    TlsResumed,
+    /// A GET of 35 bytes by HTTP/2 on 16 connections with 10 streams each
+    Http2Many,
+    /// The same on one connection with 100 streams
+    Http2One,
+}
+
+/// How its requests come to the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// HTTP/1.1 in the clear.
+    Plain,
+    /// The same, through a proxy that only relays bytes.
+    Tcp,
+    /// HTTP/1.1 sealed by TLS.
+    Sealed,
+    /// The same, on a connection for each request, with a handshake of this kind.
+    Handshake(Handshake),
+    /// Sealed HTTP/2 with so many streams on each connection.
+    Http2 { streams: usize },
+}
+
+/// How much of a handshake is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handshake {
+    /// All of it.
+    Full,
+    /// What is left of it where the client has a ticket.
+    Resumed,
+}
+
+impl Way {
+    /// TLS is part of it.
+    pub(super) fn is_sealed(self) -> bool {
+        !matches!(self, Self::Plain | Self::Tcp)
+    }
 }
 
 /// What a load consists of.
@@ -42,8 +87,7 @@ pub(super) struct Shape {
     pub(super) body_bytes: usize,
     /// How long each connection waits before its next request.
     pub(super) pause_ms: u32,
-    /// The proxy only relays bytes.
-    pub(super) is_tcp: bool,
+    pub(super) way: Way,
 }
 
 const SMALL: Shape = Shape {
@@ -54,7 +98,7 @@ const SMALL: Shape = Shape {
     close: false,
     body_bytes: 0,
     pause_ms: 0,
-    is_tcp: false,
+    way: Way::Plain,
 };
 
 impl Load {
@@ -82,10 +126,35 @@ impl Load {
             Self::Idle4096 => {
                 Shape { title: "35 B GET, 64 of 4096 connections busy", idle: 4096 - 64, ..SMALL }
             }
-            Self::TcpSmall => Shape { title: "TCP: 35 B GET, 64 connections", is_tcp: true, ..SMALL },
+            Self::TcpSmall => Shape { title: "TCP: 35 B GET, 64 connections", way: Way::Tcp, ..SMALL },
             Self::Tcp1m => {
-                Shape { title: "TCP: 1 MiB response, 16 connections", is_tcp: true, ..Self::Get1m.shape() }
+                Shape { title: "TCP: 1 MiB response, 16 connections", way: Way::Tcp, ..Self::Get1m.shape() }
             }
+            Self::TlsSmall => {
+                Shape { title: "TLS: 35 B GET keep-alive, 64 connections", way: Way::Sealed, ..SMALL }
+            }
+            Self::TlsGet64k => Shape {
+                title: "TLS: 64 KiB response, 64 connections",
+                way: Way::Sealed,
+                ..Self::Get64k.shape()
+            },
+            Self::TlsGet1m => Shape {
+                title: "TLS: 1 MiB response, 16 connections",
+                way: Way::Sealed,
+                ..Self::Get1m.shape()
+            },
+            Self::TlsFull => handshakes("TLS: a full handshake for each 35 B GET", Handshake::Full),
+            Self::TlsResumed => handshakes("TLS: a resumed handshake for each 35 B GET", Handshake::Resumed),
+            Self::Http2Many => http2("HTTP/2 in TLS: 35 B GET, 16 connections with 10 streams each", 16, 10),
+            Self::Http2One => http2("HTTP/2 in TLS: 35 B GET, 1 connection with 100 streams", 1, 100),
         }
     }
+}
+
+fn handshakes(title: &'static str, handshake: Handshake) -> Shape {
+    Shape { title, connections: 16, close: true, way: Way::Handshake(handshake), ..SMALL }
+}
+
+fn http2(title: &'static str, connections: usize, streams: usize) -> Shape {
+    Shape { title, connections, way: Way::Http2 { streams }, ..SMALL }
 }

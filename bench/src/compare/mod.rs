@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! for each round, load, contender:
-//!   wrk ──▶ contender ──▶ origin        contender alone on one core, wrk and origin on the other
-//!           └─ /proc: processor time before and after
+//!   generator ──▶ contender ──▶ origin  contender alone on one core, the others on the other
+//!                 └─ /proc: processor time before and after
 //! runs ──summary──▶ medians, ratios ──▶ report (Markdown), plot (SVG)
 //! ```
 //!
@@ -11,12 +11,16 @@
 
 mod client;
 pub(crate) mod contender;
+mod generator;
+mod h2load;
+mod handshakes;
 mod load;
 pub(crate) mod machine;
 mod plot;
 mod process;
 mod report;
 mod run;
+mod sealing;
 pub(crate) mod summary;
 mod wrk;
 
@@ -33,7 +37,8 @@ use rustix::process::Resource;
 
 use self::{
     contender::{Contender, Found, find_in_path},
-    load::Load,
+    generator::Programs,
+    load::{Load, Way},
     report::{Report, number},
     run::{Bench, PORTS, Run},
 };
@@ -94,15 +99,22 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let wrk = find_in_path("wrk").context("wrk is not in the PATH: apt-get install wrk")?;
     let bench = std::env::current_exe().context("cannot find this program's own file")?;
     let found = find_all(args, &bench)?;
-    let loads = chosen(&args.only, Load::value_variants());
+    let mut loads = chosen(&args.only, Load::value_variants());
+    let h2load = find_in_path("h2load");
+    if h2load.is_none() {
+        loads.retain(|load| !matches!(load.shape().way, Way::Http2 { .. }));
+        eprintln!("skipped HTTP/2: h2load is not in the PATH; apt-get install nghttp2-client");
+    }
+    ensure!(!loads.is_empty(), "there is nothing to measure");
+    let programs = Programs { wrk, h2load };
     raise_descriptor_limit()?;
-    let facts = facts(args, &found, &wrk)?;
+    let facts = facts(args, &found, &programs)?;
     let (proxy_core, load_core) = args.cores;
     // Comparisons that run one after the other begin at different ports.
     #[expect(clippy::cast_possible_truncation, reason = "less than the number of ports")]
     let port = PORTS.start + (std::process::id() % PORTS.len() as u32) as u16;
     let time = Duration::from_secs(args.seconds);
-    let bench = Bench { bench, wrk, proxy_core, load_core, time, next_port: port.into() };
+    let bench = Bench { bench, programs, proxy_core, load_core, time, next_port: port.into() };
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let mut runs = Vec::new();
     let outcome = measure_all(args, &bench, &loads, &found, &mut runs);
@@ -159,14 +171,17 @@ fn raise_descriptor_limit() -> anyhow::Result<()> {
     rustix::process::setrlimit(Resource::Nofile, limit).context("cannot raise the limit of descriptors")
 }
 
-fn facts(args: &Args, found: &[Found], wrk: &Path) -> anyhow::Result<Vec<String>> {
+fn facts(args: &Args, found: &[Found], programs: &Programs) -> anyhow::Result<Vec<String>> {
     let (proxy_core, load_core) = args.cores;
     let mut facts = machine::describe();
     facts.push(format!(
         "{} rounds of {} s; the proxy on core {proxy_core}, wrk and the origin on core {load_core}",
         args.rounds, args.seconds
     ));
-    facts.push(format!("wrk: {}", contender::version_line(wrk, "-v")?));
+    facts.push(format!("wrk: {}", contender::version_line(&programs.wrk, "-v")?));
+    if let Some(h2load) = &programs.h2load {
+        facts.push(format!("h2load: {}", contender::version_line(h2load, "--version")?));
+    }
     facts.extend(found.iter().map(|found| format!("{}: {}", found.contender.key(), found.version)));
     Ok(facts)
 }
@@ -186,17 +201,17 @@ fn measure_all(
             // Another one begins in every round: whoever follows a heavy run is not always the same.
             let first = round as usize % found.len();
             let in_turn = found[first..].iter().chain(&found[..first]);
-            for found in in_turn.filter(|found| !load.shape().is_tcp || found.contender.relays_tcp()) {
+            for found in in_turn.filter(|found| found.contender.takes(load.shape().way)) {
                 let run = bench.measure(round, load, found)?;
                 writeln!(csv, "{}", run.csv())?;
                 eprintln!(
-                    "round {round}/{}  {:<9} {:<18} {:>6} µs/request {:>7.0} requests/s  p99 {:>6} µs  {} errors",
+                    "round {round}/{}  {:<9} {:<18} {:>6} µs/request {:>7.0} requests/s  p99 {:>6.0} µs  {} errors",
                     args.rounds,
                     load.key(),
                     found.title(),
                     number(run.cpu_us()),
                     run.requests_per_s(),
-                    run.report.p99_us,
+                    run.p99_us(),
                     run.report.errors,
                 );
                 runs.push(run);

@@ -14,9 +14,10 @@ use anyhow::{Context, bail, ensure};
 use super::{
     client,
     contender::{Contender, Found},
+    generator::{Generator, Programs, Report},
     load::{Load, Shape},
     process::{CoreTime, Process, stay_on},
-    wrk::{Report, Wrk},
+    sealing::Sealing,
 };
 
 /// Load before the measurement: caches and pools fill, windows grow.
@@ -59,12 +60,14 @@ impl Run {
         self.time.waited.as_secs_f64() * 1e8 / self.report.duration_us as f64
     }
 
+    /// Not a number where the generator does not tell.
     pub(super) fn p99_us(&self) -> f64 {
-        self.report.p99_us as f64
+        self.report.p99_us.map_or(f64::NAN, |time| time as f64)
     }
 
     /// Its line of the CSV file.
     pub(super) fn csv(&self) -> String {
+        let time = |us: Option<u64>| us.map_or_else(String::new, |us| us.to_string());
         format!(
             "{},{},{},{},{},{:.0},{:.3},{:.1},{:.1},{},{},{}",
             self.round,
@@ -76,8 +79,8 @@ impl Run {
             self.cpu_us(),
             self.busy_percent(),
             self.waited_percent(),
-            self.report.p50_us,
-            self.report.p99_us,
+            time(self.report.p50_us),
+            time(self.report.p99_us),
             self.report.errors,
         )
     }
@@ -87,7 +90,7 @@ impl Run {
 pub(super) struct Bench {
     /// This program, which is also the origin.
     pub(super) bench: PathBuf,
-    pub(super) wrk: PathBuf,
+    pub(super) programs: Programs,
     pub(super) proxy_core: usize,
     pub(super) load_core: usize,
     pub(super) time: Duration,
@@ -109,9 +112,11 @@ impl Bench {
         let mut command = Command::new(&self.bench);
         command.args(["origin", "--listen", &origin_addr.to_string()]);
         let origin = Process::start("origin", command, dir, origin_addr)?;
-        let command = found.command(dir, proxy_addr, origin_addr, shape.is_tcp)?;
+        let sealing = shape.way.is_sealed().then(|| Sealing::new(dir)).transpose()?;
+        let command = found.command(dir, proxy_addr, origin_addr, sealing.as_ref(), shape.way)?;
         let proxy = self.start(found, command, dir, proxy_addr)?;
-        let measured = self.measure_running(&shape, &proxy, dir, proxy_addr, origin_addr);
+        let (_, expected) = client::ask(origin_addr, &shape)?;
+        let measured = self.measure_running(&shape, &proxy, (dir, sealing.as_ref()), proxy_addr, &expected);
         let (report, time) = measured.with_context(|| {
             let words = [proxy.last_words(), origin.last_words()].concat();
             format!("{} under {:?}; it wrote: {words:?}", found.title(), shape.title)
@@ -149,19 +154,21 @@ impl Bench {
         &self,
         shape: &Shape,
         proxy: &Process,
-        dir: &Path,
+        (dir, sealing): (&Path, Option<&Sealing>),
         proxy_addr: SocketAddr,
-        origin_addr: SocketAddr,
+        expected: &client::Answer,
     ) -> anyhow::Result<(Report, CoreTime)> {
-        let (_, expected) = client::ask(origin_addr, shape)?;
-        let (_, seen) = client::ask(proxy_addr, shape)?;
-        ensure!(seen == expected, "the answer is not the origin's, but {seen:?}");
+        let seen = match sealing {
+            None => client::ask(proxy_addr, shape)?.1,
+            Some(sealing) => client::ask_on(&mut sealing.connect(proxy_addr)?, proxy_addr, shape)?,
+        };
+        ensure!(seen == *expected, "the answer is not the origin's, but {seen:?}");
         let idle = (0..shape.idle).map(|_| Ok(client::ask(proxy_addr, shape)?.0));
         let idle: Vec<TcpStream> = idle.collect::<anyhow::Result<_>>()?;
-        let wrk = Wrk::new(&self.wrk, dir, shape, proxy_addr)?;
-        wrk.run(WARM_UP)?;
+        let generator = Generator::new(&self.programs, dir, sealing, shape, proxy_addr)?;
+        generator.run(WARM_UP)?;
         let before = proxy.core_time()?;
-        let mut report = wrk.run(self.time)?;
+        let mut report = generator.run(self.time)?;
         let time = proxy.core_time()?.since(before);
         ensure!(report.requests > 0, "no request was answered");
         // A proxy that closed them was measured under another load.
@@ -175,7 +182,8 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn run(round: u32, load: Load, contender: Contender, cpu_us: u64) -> Run {
-        let report = Report { requests: 1000, duration_us: 2_000_000, errors: 0, p50_us: 600, p99_us: 1500 };
+        let (p50_us, p99_us) = (Some(600), Some(1500));
+        let report = Report { requests: 1000, duration_us: 2_000_000, errors: 0, p50_us, p99_us };
         let ran = Duration::from_micros(cpu_us * 1000);
         Run { round, load, contender, report, time: CoreTime { ran, waited: ran / 10 } }
     }

@@ -2,7 +2,7 @@
 
 use super::{contender::Contender, load::Load, run::Run};
 
-/// A number that a run has.
+/// A number that a run has; not a number where it has none.
 pub(super) type Metric = fn(&Run) -> f64;
 
 /// The middle of the values, or the mean of the two that are.
@@ -15,7 +15,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
 
 /// The median of a metric over the rounds.
 pub(super) fn over_rounds(runs: &[Run], load: Load, contender: Contender, metric: Metric) -> Option<f64> {
-    median(of(runs, load, contender).map(metric).collect())
+    median(of(runs, load, contender).map(metric).filter(|value| !value.is_nan()).collect())
 }
 
 /// How far the rounds are apart, in percent of the median.
@@ -38,7 +38,7 @@ pub(super) fn ratio(
         let theirs = of(runs, load, other).find(|theirs| theirs.round == run.round)?;
         Some(metric(run) / metric(theirs))
     };
-    median(of(runs, load, contender).filter_map(of_round).collect())
+    median(of(runs, load, contender).filter_map(of_round).filter(|ratio| !ratio.is_nan()).collect())
 }
 
 /// The errors of all rounds.

@@ -9,23 +9,12 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use super::load::Shape;
+use super::{generator::Report, load::Shape};
 
 /// How long a response may take before it counts as an error.
 const TIMEOUT: &str = "10s";
 
 const REPORT_SCRIPT: &str = include_str!("../../wrk/report.lua");
-
-/// What `wrk` counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Report {
-    pub(super) requests: u64,
-    pub(super) duration_us: u64,
-    /// Connections, reads, writes, statuses and times that were not as they should be.
-    pub(super) errors: u64,
-    pub(super) p50_us: u64,
-    pub(super) p99_us: u64,
-}
 
 /// Why a line of `wrk` is no report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,26 +25,24 @@ pub(super) enum NotAReport {
     Item(String),
 }
 
-impl Report {
-    /// Finds the line that the script writes.
-    fn parse(text: &str) -> Result<Self, NotAReport> {
-        let line = text.lines().find_map(|line| line.strip_prefix("report ")).ok_or(NotAReport::Missing)?;
-        let mut report = Self::default();
-        for item in line.split_whitespace() {
-            let refused = || NotAReport::Item(item.to_owned());
-            let (name, number) = item.split_once('=').ok_or_else(refused)?;
-            let number: u64 = number.parse().map_err(|_| refused())?;
-            match name {
-                "requests" => report.requests = number,
-                "duration_us" => report.duration_us = number,
-                "connect" | "read" | "write" | "status" | "timeout" => report.errors += number,
-                "p50_us" => report.p50_us = number,
-                "p99_us" => report.p99_us = number,
-                _ => return Err(refused()),
-            }
+/// Finds the line that the script writes.
+fn parse(text: &str) -> Result<Report, NotAReport> {
+    let line = text.lines().find_map(|line| line.strip_prefix("report ")).ok_or(NotAReport::Missing)?;
+    let mut report = Report::default();
+    for item in line.split_whitespace() {
+        let refused = || NotAReport::Item(item.to_owned());
+        let (name, number) = item.split_once('=').ok_or_else(refused)?;
+        let number: u64 = number.parse().map_err(|_| refused())?;
+        match name {
+            "requests" => report.requests = number,
+            "duration_us" => report.duration_us = number,
+            "connect" | "read" | "write" | "status" | "timeout" => report.errors += number,
+            "p50_us" => report.p50_us = Some(number),
+            "p99_us" => report.p99_us = Some(number),
+            _ => return Err(refused()),
         }
-        Ok(report)
     }
+    Ok(report)
 }
 
 /// The script for a load. Only global settings: see the file's own comment.
@@ -93,7 +80,7 @@ impl Wrk {
         Ok(Self {
             executable: executable.to_owned(),
             script: path,
-            url: format!("http://{proxy}{}", shape.path),
+            url: super::generator::url(shape, proxy),
             connections: shape.connections,
         })
     }
@@ -107,7 +94,7 @@ impl Wrk {
         let text = String::from_utf8_lossy(&output.stdout);
         let said = || format!("wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), said());
-        Report::parse(&text).with_context(said)
+        parse(&text).with_context(said)
     }
 }
 
@@ -120,16 +107,21 @@ mod tests {
     fn the_report_is_found_among_what_wrk_says() {
         let text = "Running 1s test @ http://127.0.0.1:8080/\n  1 threads and 64 connections\n\
             report requests=41230 duration_us=1000123 connect=1 read=2 write=3 status=4 timeout=5 p50_us=640 p99_us=1200\n";
-        let report =
-            Report { requests: 41230, duration_us: 1_000_123, errors: 15, p50_us: 640, p99_us: 1200 };
-        assert_eq!(Report::parse(text), Ok(report));
+        let report = Report {
+            requests: 41230,
+            duration_us: 1_000_123,
+            errors: 15,
+            p50_us: Some(640),
+            p99_us: Some(1200),
+        };
+        assert_eq!(parse(text), Ok(report));
     }
 
     #[test]
     fn what_is_not_a_report_is_not_taken_for_one() {
-        assert_eq!(Report::parse("unable to connect\n"), Err(NotAReport::Missing));
+        assert_eq!(parse("unable to connect\n"), Err(NotAReport::Missing));
         for bad in ["requests", "requests=", "requests=-1", "requests=nan", "apples=3"] {
-            assert_eq!(Report::parse(&format!("report {bad}\n")), Err(NotAReport::Item(bad.into())));
+            assert_eq!(parse(&format!("report {bad}\n")), Err(NotAReport::Item(bad.into())));
         }
     }
 
