@@ -255,6 +255,11 @@ impl Exchange {
         self.stage == Stage::Relay && (response.head.is_some() || response.is_leaving())
     }
 
+    /// The same, or the client has not taken all of what comes before it.
+    pub(super) fn is_telling(&self) -> bool {
+        self.is_answering() || self.stage == Stage::Relay && !self.response.half.is_flushed()
+    }
+
     /// The client has all of an answer.
     pub(super) fn is_answered(&self) -> bool {
         self.response.half.head.is_some() && self.response.half.has_left()
@@ -385,7 +390,7 @@ impl Exchange {
             Stage::Pick => self.refuse(Refusal::QueueTimeout, session),
             Stage::Connect => self.handle_failure(AttemptFailure::ConnectTimeout, session),
             // A client that takes nothing would not take a refusal either, and its upstream has done its part.
-            Stage::Relay if self.is_answering() || self.awaited() == Awaited::ClientRoom => {
+            Stage::Relay if self.is_telling() => {
                 if self.awaited() == Awaited::Stream {
                     self.note_fault(Fault::Truncated, session);
                 }
