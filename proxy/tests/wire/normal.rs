@@ -218,10 +218,11 @@ impl Normal {
         let line = if line == "101" { "200".to_owned() } else { line };
         let is_request = self.is_request;
         let fields = all.into_iter().filter(|(name, value)| {
+            let is_named = named.contains(name) && !NEVER_OF_ONE_HOP.contains(&&**name);
+            let is_of_one_hop = is_named || OF_ONE_HOP.contains(&&**name);
             // Whether a body without bytes is announced is up to who writes it.
-            !OF_ONE_HOP.contains(&&**name)
-                && (!named.contains(name) || NEVER_OF_ONE_HOP.contains(&&**name))
-                && !(is_request && name == "content-length" && value == b"0")
+            let is_of_no_body = is_request && name == "content-length" && value == b"0";
+            !is_of_one_hop && !is_of_no_body
         });
         parts.push(Part::Head(Head { line, fields: fields.collect(), is_upgrade, is_whole }));
         if is_whole {
