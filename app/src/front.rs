@@ -72,7 +72,7 @@ pub async fn serve_front_until(
         never = control::serve(&feed, FRONT, |question| match question {
             Question::Metrics => Some(Answer::Done(tally.document(FRONT))),
             Question::Load => Some(Answer::Done(front_asked.load())),
-            Question::Reload => None,
+            Question::Reload | Question::Explain(_) => None,
         }) => match never {},
         () = serving => {}
     }

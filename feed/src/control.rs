@@ -1,7 +1,7 @@
 //! What the process of a role is asked: a line over a Unix socket beside the feed's.
 //!
 //! ```text
-//! asker ──reload│metrics│load──▶ process ──done│refused, and text──▶ asker
+//! asker ──reload│metrics│load│explain…──▶ process ──done│refused, and text──▶ asker
 //! ```
 //!
 //! Its sidecar asks for metrics and load, people have a proxy read its file again. A process that serves no such socket is asked nothing.
@@ -22,10 +22,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::socket::{self, Served, SocketError};
+use crate::{
+    request::Inquiry,
+    socket::{self, Served, SocketError},
+};
 
-/// Bytes of a question with its end: longer ones are none.
-pub const QUESTION_BYTES_MAX: u64 = 64;
+/// Bytes of a question with its end: longer ones are none. A request's target alone may have 8 KiB.
+pub const QUESTION_BYTES_MAX: u64 = 16 * 1024;
 /// Bytes of an answer: a line for each of some thousand routes or endpoints.
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -41,6 +44,9 @@ const FEED_PERIOD: Duration = Duration::from_secs(1);
 
 /// The user of the process, and nobody else.
 const SOCKET_MODE: u32 = 0o600;
+
+/// What a question about a request begins with.
+const EXPLAIN: &str = "explain ";
 
 /// What an answer begins with.
 const DONE: &str = "done";
@@ -59,7 +65,7 @@ pub fn path(feed: &Path, program: &str) -> PathBuf {
 }
 
 /// What it is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     /// To read its file again, and what is otherwise then.
     Reload,
@@ -67,23 +73,29 @@ pub enum Question {
     Metrics,
     /// How much it has to do, as JSON: a list of [`RoleLoad`](crate::report::RoleLoad).
     Load,
+    /// What it would do with a request, as JSON: a [`Prospect`](crate::request::Prospect).
+    Explain(Box<Inquiry>),
 }
 
 impl Question {
     /// The line that asks it.
-    pub fn as_str(self) -> &'static str {
+    pub fn line(&self) -> String {
         match self {
-            Self::Reload => "reload",
-            Self::Metrics => "metrics",
-            Self::Load => "load",
+            Self::Reload => "reload".to_owned(),
+            Self::Metrics => "metrics".to_owned(),
+            Self::Load => "load".to_owned(),
+            // Texts and numbers can all be written, and JSON has no line end in it.
+            Self::Explain(inquiry) => {
+                format!("{EXPLAIN}{}", serde_json::to_string(inquiry).unwrap_or_default())
+            }
         }
     }
 
     /// How long an answer may take: a reload is done in milliseconds, unless the machine is busy; counters are only read.
-    pub fn timeout(self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         match self {
             Self::Reload => Duration::from_secs(30),
-            Self::Metrics => Duration::from_secs(2),
+            Self::Metrics | Self::Explain(_) => Duration::from_secs(2),
             Self::Load => Duration::from_millis(500),
         }
     }
@@ -91,15 +103,19 @@ impl Question {
 
 /// A line that asks nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected `reload`, `metrics` or `load`")]
+#[error("expected `reload`, `metrics`, `load` or `explain` and a request")]
 pub struct NotAQuestion;
 
 impl FromStr for Question {
     type Err = NotAQuestion;
 
     fn from_str(line: &str) -> Result<Self, NotAQuestion> {
+        let line = line.trim_end();
+        if let Some(inquiry) = line.strip_prefix(EXPLAIN) {
+            return serde_json::from_str(inquiry).map(Self::Explain).map_err(|_| NotAQuestion);
+        }
         let all = [Self::Reload, Self::Metrics, Self::Load];
-        all.into_iter().find(|question| question.as_str() == line.trim_end()).ok_or(NotAQuestion)
+        all.into_iter().find(|question| question.line() == line).ok_or(NotAQuestion)
     }
 }
 
@@ -136,12 +152,12 @@ impl Answer {
 
 /// Connects. Between a process that ends after an upgrade and the one that follows it nobody is there for a moment, which people need
 /// not know.
-async fn connect(path: &Path, question: Question) -> io::Result<UnixStream> {
+async fn connect(path: &Path, question: &Question) -> io::Result<UnixStream> {
     let deadline = Instant::now() + SUCCESSION_TIMEOUT;
     loop {
         match UnixStream::connect(path).await {
             Err(error)
-                if question == Question::Reload
+                if *question == Question::Reload
                     && Instant::now() < deadline
                     && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
             {
@@ -168,8 +184,8 @@ pub async fn metrics(feed: &Path) -> Vec<String> {
 /// None answers there.
 pub async fn ask(feed: &Path, program: &str, question: Question) -> io::Result<Answer> {
     let asking = async {
-        let mut stream = connect(&path(feed, program), question).await?;
-        stream.write_all(format!("{}\n", question.as_str()).as_bytes()).await?;
+        let mut stream = connect(&path(feed, program), &question).await?;
+        stream.write_all(format!("{}\n", question.line()).as_bytes()).await?;
         let mut answer = String::new();
         stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
         Answer::parse(&answer).ok_or(io::ErrorKind::UnexpectedEof.into())
@@ -260,7 +276,7 @@ pub async fn serve(feed: &Path, program: &str, answer: impl Fn(Question) -> Opti
     };
     loop {
         let asked = desk.next().await;
-        if let Some(answer) = answer(asked.question) {
+        if let Some(answer) = answer(asked.question.clone()) {
             asked.answer(&answer).await;
         }
     }
@@ -272,10 +288,19 @@ mod tests {
 
     #[test]
     fn questions_and_answers_are_read_as_they_are_written() {
-        for question in [Question::Reload, Question::Metrics, Question::Load] {
-            assert_eq!(format!("{}\n", question.as_str()).parse(), Ok(question));
-            assert!((question.as_str().len() as u64) < QUESTION_BYTES_MAX);
+        let inquiry = Inquiry {
+            method: "GET".into(),
+            is_sealed: true,
+            host: "a".repeat(253),
+            target: format!("/{}\n\"", "x".repeat(8192)),
+            from: "::1".parse().ok(),
+        };
+        let explain = Question::Explain(Box::new(inquiry));
+        for question in [Question::Reload, Question::Metrics, Question::Load, explain] {
+            assert!((question.line().len() as u64) < QUESTION_BYTES_MAX);
+            assert_eq!(format!("{}\n", question.line()).parse(), Ok(question));
         }
+        assert_eq!("explain it".parse::<Question>(), Err(NotAQuestion));
         assert_eq!("reload now".parse::<Question>(), Err(NotAQuestion));
         for answer in [Answer::Done(String::new()), Answer::Refused("two\nlines\n".into())] {
             assert_eq!(Answer::parse(&answer.encode()), Some(answer));

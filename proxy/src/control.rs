@@ -1,4 +1,5 @@
-//! Whoever asks a running proxy something over the socket beside the feed's: to read its file again, what it has counted, or its load.
+//! Whoever asks a running proxy something over the socket beside the feed's: to read its file again, what it has counted, its load,
+//! or what it would do with a request.
 //!
 //! All of it is the main thread's: the workers, who have the data, notice nothing of a scrape.
 
@@ -6,7 +7,7 @@ use std::future::pending;
 
 use feed::control::{Answer, Desk, PROXY, Question, path};
 
-use crate::{config::Args, proxy::Proxy};
+use crate::{config::Args, explain::explain, proxy::Proxy};
 
 /// Answers whoever asks, one after another; never ends. A proxy with neither a file nor a sidecar is asked nothing.
 pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
@@ -26,9 +27,10 @@ pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
     };
     loop {
         let asked = desk.next().await;
-        let answer = match asked.question {
+        let answer = match &asked.question {
             Question::Metrics => Answer::Done(proxy.metrics()),
             Question::Load => Answer::Done(proxy.load()),
+            Question::Explain(inquiry) => Answer::Done(explain(proxy, inquiry).await),
             Question::Reload if args.config.is_none() => {
                 Answer::Refused("it was started without --config, so there is no file to read".to_owned())
             }

@@ -19,6 +19,7 @@ pub mod control;
 mod deadline;
 mod dial;
 pub mod error;
+mod explain;
 mod flood;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -4,41 +4,37 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
-use feed::{Name, follow::Follow};
-use tokio::sync::{mpsc, oneshot, watch};
+use feed::{Name, follow::Follow, request::Choice};
+use tokio::sync::watch;
 
 use crate::{
     certificates::{Origins, Store},
     config::{Address, Args, Change, Listen, Plan, Protocol},
     held::Held,
     listen::{
-        doors::{Bound, DoorId, DoorPlan, Doors},
+        doors::{Bound, DoorId, DoorPlan},
         unix,
     },
     load,
-    log::{Log, Tap},
+    log::Log,
     metrics::{self, Reloads},
     placing::placed,
     stats::Stats,
     udp,
     upstream::follow::{Follower, Sources},
-    worker::{Room, Settings, Worker},
+    worker::{Room, Settings},
 };
+
+mod hand;
+
+use hand::Hand;
 
 /// Descriptors for everything that is not a client's: the event loops, the listeners, the feed, the logs.
 const RESERVED_DESCRIPTORS: usize = 32;
 
-/// How often a draining worker looks whether its last client is gone.
-const DRAIN_LOOK_PERIOD: Duration = Duration::from_millis(5);
-
-/// Of the time for a drain, clients that wait between two requests have one part in so many to send the next, which is answered with
-/// "Connection: close": a connection that is closed while a request is on its way to it loses that.
-const IDLE_DRAIN_PART: u32 = 4;
 /// How often certificates' files are looked at: what was written is taken within two seconds, at the second look if need be.
 const CERTIFICATES_LOOK_PERIOD: Duration = Duration::from_secs(1);
 
@@ -71,20 +67,6 @@ struct Current {
     plan: Arc<Plan>,
     doors: Vec<DoorId>,
     origins: Arc<Origins>,
-}
-
-/// A worker, from outside.
-struct Hand {
-    orders: mpsc::UnboundedSender<Order>,
-    thread: JoinHandle<()>,
-}
-
-/// What a worker goes by from now on.
-struct Order {
-    settings: Settings,
-    doors: Vec<DoorPlan>,
-    /// Dropped when it does.
-    done: oneshot::Sender<()>,
 }
 
 impl Proxy {
@@ -254,13 +236,10 @@ impl Proxy {
             Settings::of(&plan, self.sources.directory(), self.certificates.clone(), origins.clone());
         let mut applied = Vec::new();
         for (worker, doors) in self.workers.iter().zip(opened) {
-            let (done, is_done) = oneshot::channel();
-            if worker.orders.send(Order { settings: settings.clone(), doors, done }).is_ok() {
-                applied.push(is_done);
-            }
+            applied.push(worker.order(settings.clone(), doors));
         }
         for is_done in applied {
-            let _ = is_done.await;
+            is_done.await;
         }
         self.sources.apply_plan(plan.clone()).await;
         *self.current() = Current { plan: plan.clone(), doors: ids, origins };
@@ -299,9 +278,7 @@ impl Proxy {
         self.held().remove_files();
         self.stopping.send_replace(true);
         for worker in self.workers {
-            if worker.thread.join().is_err() {
-                tracing::error!("a worker panicked");
-            }
+            worker.join();
         }
         // After the workers: whatever they had to say is in their rings.
         if let Some(log) = self.log {
@@ -314,6 +291,17 @@ impl Proxy {
         let plan = self.plan();
         let is_fixed = |role: &Name| plan.fixed.upstream.iter().any(|fixed| fixed.role == *role);
         self.follows_all || !plan.named_roles().iter().all(is_fixed)
+    }
+
+    /// What tables and routes there are.
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Whom the first worker would choose of a role now, by a key if there is one.
+    pub(crate) async fn prospect(&self, role: &Name, key: Option<u64>) -> Option<Choice> {
+        let role = self.sources.directory().position(role.as_str())?;
+        self.workers.first()?.look(role, key).await
     }
 
     /// What it goes by.
@@ -343,61 +331,6 @@ impl Proxy {
 
     fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start_worker(
-        &self,
-        id: usize,
-        plan: &Plan,
-        room: Room,
-        doors: Vec<DoorPlan>,
-        log: Option<Tap>,
-    ) -> anyhow::Result<Hand> {
-        let directory = self.sources.directory().clone();
-        let settings =
-            Settings::of(plan, &directory, self.certificates.clone(), self.current().origins.clone());
-        let (stats, mut stopping) = (self.stats[id].clone(), self.stopping.subscribe());
-        let follows_another = self.held().follows_another();
-        let (orders, mut ordered) = mpsc::unbounded_channel::<Order>();
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let serve = move || {
-            let mut runtime = runtime;
-            let runtime = match runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()) {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    tracing::error!(%error, "no event loop for a worker");
-                    return;
-                }
-            };
-            runtime.block_on(async move {
-                // Seeded by position and start: workers and proxies must not choose alike.
-                let seed = std::collections::hash_map::RandomState::new();
-                let seed = std::hash::BuildHasher::hash_one(&seed, id);
-                let worker = Worker::new(settings, room, id, &directory, stats, log, seed);
-                worker.start_tasks(id, &directory);
-                let mut open = Doors::new(id, worker.clone(), directory, follows_another);
-                open.apply(doors).await;
-                loop {
-                    tokio::select! {
-                        Some(Order { settings, doors, done }) = ordered.recv() => {
-                            worker.apply_settings(settings);
-                            let closed = open.apply(doors);
-                            tokio::task::spawn_local(async move {
-                                closed.await;
-                                drop(done);
-                            });
-                        }
-                        _ = stopping.wait_for(|stopping| *stopping) => break,
-                    }
-                }
-                worker.drain();
-                open.close().await;
-                drain_worker(&worker).await;
-            });
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{id}"));
-        let thread = thread.spawn(serve).context("cannot start a worker thread")?;
-        Ok(Hand { orders, thread })
     }
 }
 
@@ -464,16 +397,6 @@ fn room_of(limit: usize, clients_max: usize, workers: usize, has_flows: bool) ->
         clients_max: clients_max.min((share / 4 * quarters).max(1)),
         pipes_max: share / 16 / 2,
         flows_max: udp::flows_count_max(share / 4, workers),
-    }
-}
-
-async fn drain_worker(worker: &Worker) {
-    let (begun, drain) = (Instant::now(), worker.settings().timeouts.drain);
-    while worker.clients.get() > 0 && begun.elapsed() < drain {
-        if begun.elapsed() >= drain / IDLE_DRAIN_PART {
-            worker.end_idle();
-        }
-        tokio::time::sleep(DRAIN_LOOK_PERIOD).await;
     }
 }
 

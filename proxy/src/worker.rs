@@ -322,6 +322,12 @@ impl Worker {
         leased.map_ok(|lease| self.timed(lease))
     }
 
+    /// Whom such a request of a role would be given to.
+    pub(crate) fn prospect(&self, role: usize, key: Option<u64>) -> feed::request::Choice {
+        let wanted = self.wanted(Avoided::NOBODY, key);
+        self.roster(role).prospect(wanted, &mut self.dice.borrow_mut())
+    }
+
     /// Counts a use of the upstream of this node, by the hash of its name; none if it is not to be chosen, or full.
     pub(crate) fn lease_of_node(&self, role: usize, node_hash: u64, avoid: &Avoided) -> Option<Lease> {
         self.roster(role).lease_of_node(node_hash, self.wanted(avoid, None)).map(|lease| self.timed(lease))

@@ -8,7 +8,7 @@ use feed::{
     explain::{Evidence, Explanation},
 };
 
-use super::Target;
+use super::{Target, request::RequestArgs};
 use crate::say::{escaped, say};
 
 #[derive(clap::Args)]
@@ -30,19 +30,40 @@ pub(crate) async fn force_leave(args: ForceLeaveArgs) -> anyhow::Result<()> {
 }
 
 #[derive(clap::Args)]
+#[command(
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
+    override_usage = "concertina explain [OPTIONS] <NAME>\n       concertina explain [OPTIONS] request <URL>"
+)]
 pub(crate) struct ExplainArgs {
-    /// The member
-    name: Name,
+    #[command(subcommand)]
+    what: Option<What>,
+    /// The member; one that is called `request` goes behind `--`
+    #[arg(required = true)]
+    name: Option<Name>,
     /// As JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
     #[command(flatten)]
     target: Target,
 }
 
+#[derive(clap::Subcommand)]
+enum What {
+    /// What the node's proxy would do with a request, and why: listener, routes, role, and the choice among its endpoints. Nothing is sent
+    Request(RequestArgs),
+}
+
 /// Prints what the sidecar knows of a member and why.
 pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
-    let question = ToSidecar::Explain { name: args.name };
+    let name = match (args.what, args.name) {
+        (Some(What::Request(request)), None) => {
+            return super::request::request(request, args.json, &args.target).await;
+        }
+        (None, Some(name)) => name,
+        _ => bail!("expected the name of a member, or `request` and a URL"),
+    };
+    let question = ToSidecar::Explain { name };
     let FromSidecar::Explained(explanation) = args.target.ask(question).await?.next().await? else {
         bail!("the sidecar answered something else than an explanation");
     };
@@ -120,4 +141,37 @@ fn ago(unix_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let passed = now.saturating_sub(Duration::from_millis(unix_ms));
     format!("{}.{:03} s ago", passed.as_secs(), passed.subsec_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Cli {
+        #[command(flatten)]
+        args: ExplainArgs,
+    }
+
+    #[test]
+    fn a_member_and_a_request_are_told_apart() {
+        let read = |line: &str| {
+            let args = Cli::try_parse_from(line.split_whitespace()).ok()?.args;
+            Some((args.what.is_some(), args.name.map(|name| name.to_string()), args.json))
+        };
+        let member = |name: &str, json| Some((false, Some(name.to_owned()), json));
+        assert_eq!(read("app1"), member("app1", false));
+        assert_eq!(read("help --json"), member("help", true));
+        assert_eq!(read("-- request"), member("request", false));
+        assert_eq!(read("--json --node app1 -- request"), member("request", true));
+        assert_eq!(read("request http://a --from ::1"), Some((true, None, false)));
+        assert_eq!(read("request http://a --json --node app1"), Some((true, None, true)));
+        assert_eq!(read("--node app1 --json request http://a"), Some((true, None, true)));
+        for bad in ["", "request", "app1 app2", "request http://a b"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! Questions to a sidecar: `members`, `tags`, `event`, `query`, `monitor`, `wait`, `stats`, `health`, `leave`,
-//! `force-leave`, `explain`, `proxy upgrade`.
+//! `force-leave`, `explain`, `explain request`, `proxy upgrade`.
 
 mod events;
 mod explain;
 mod reload;
+mod request;
 mod routes;
 mod tags;
 mod upgrade;

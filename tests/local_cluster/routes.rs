@@ -49,6 +49,28 @@ fn a_service_has_its_route_as_long_as_one_of_its_nodes_lives() {
     });
     hear(&network, "shop.example", "/hello/you", 200, "I'm appserver1");
     hear(&network, "shop.example", "/a/../hello/you", 400, "");
+    until("the proxy says why a request goes where it goes", || {
+        let url = "http://shop.example/hello/you";
+        let told = network.ask("proxyserver", &format!("explain request {url} --json")).stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).ok()?;
+        let routes: Vec<_> =
+            told["routes"].as_array()?.iter().map(|found| (&found["route"], &found["roles"][0])).collect();
+        let expected = serde_json::json!([
+            ["shop.example/hello", "appserver"],
+            ["shop.example/hello", "billing"],
+            ["shop.example", "billing"],
+            ["*.example", "appserver"],
+        ]);
+        let choice = &told["choice"];
+        (serde_json::json!(routes) == expected
+            && told["role"] == "appserver"
+            && choice["endpoints"][0]["node"] == "appserver1"
+            && choice["generation"].as_u64()? > 0
+            && choice["chosen"] == 0)
+            .then_some(())
+    });
+    let told = network.ask("proxyserver", "explain request http://nobody/").stdout;
+    assert!(told.contains("answer    404 no-route, by the proxy itself"), "{told}");
     let members = network.ask("proxyserver", "members --role billing").stdout;
     assert!(members.contains(" routes=shop.example/hello,shop.example"), "{members}");
 

@@ -74,6 +74,8 @@ impl Endpoint {
 pub(crate) struct Listing {
     /// Grows with each publication.
     pub(crate) version: u64,
+    /// That of the table that it is made of.
+    pub(crate) generation: u64,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// The ready ones, to draw from.
     pub(super) by_weight: AliasTable,
@@ -101,6 +103,7 @@ impl Listing {
             by_weight: AliasTable::new(ready().map(|(position, endpoint)| (position, endpoint.weight))),
             slots: is_keyed.then(|| Slots::new(ready().map(node))),
             version,
+            generation: 0,
             endpoints,
             gone,
         }
@@ -230,6 +233,11 @@ impl Directory {
 }
 
 impl Role {
+    /// Somebody is ready.
+    pub(crate) fn is_served(&self) -> bool {
+        self.listing.borrow().by_weight.len() > 0
+    }
+
     /// Publishes a table: workers will choose by it. Returns its version.
     pub(crate) fn publish(&self, table: &RoleTable) -> u64 {
         self.publish_at(table, |listed| listed.addr.into())
@@ -258,7 +266,7 @@ impl Role {
             gone.health.set_released(gone.state == EndpointState::Draining);
         }
         let gone = known.into_values().filter(|gone| gone.health.is_in_use()).cloned().collect();
-        self.send(version, endpoints, gone);
+        self.send(version, table.generation(), endpoints, gone);
         version
     }
 
@@ -280,13 +288,14 @@ impl Role {
     pub(crate) fn set_keyed(&self, is_keyed: bool) {
         if self.is_keyed.swap(is_keyed, Ordering::AcqRel) != is_keyed {
             let before = self.listing.borrow().clone();
-            self.send(before.version + 1, before.endpoints.clone(), before.gone.clone());
+            self.send(before.version + 1, before.generation, before.endpoints.clone(), before.gone.clone());
         }
     }
 
-    fn send(&self, version: u64, endpoints: Vec<Arc<Endpoint>>, gone: Vec<Arc<Endpoint>>) {
+    fn send(&self, version: u64, generation: u64, endpoints: Vec<Arc<Endpoint>>, gone: Vec<Arc<Endpoint>>) {
         let is_keyed = self.is_keyed.load(Ordering::Acquire);
-        self.listing.send_replace(Arc::new(Listing::new(version, endpoints, gone, is_keyed)));
+        let listing = Listing { generation, ..Listing::new(version, endpoints, gone, is_keyed) };
+        self.listing.send_replace(Arc::new(listing));
     }
 
     /// Publishes a table and waits until every worker chooses by it.

@@ -16,6 +16,10 @@ use feed::{
     ticket::TicketKeys,
 };
 
+mod matching;
+
+pub(crate) use matching::{Lead, Match};
+
 use super::{directory::Directory, hash::hash};
 use crate::{
     certificates::Tickets,

@@ -129,6 +129,13 @@ fn pick_among_all(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> Resul
     chosen.ok_or(Unpicked::Full)
 }
 
+/// What a choice was made between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Two {
+    drawn: (usize, Option<usize>),
+    chosen: usize,
+}
+
 /// A choice among those of one tier that are below their limit.
 #[derive(Clone, Copy)]
 struct Choice<'a> {
@@ -195,17 +202,28 @@ impl<'a> Choice<'a> {
         dice: &mut Dice,
         draw: impl Fn(&Self, Option<usize>, &mut Dice) -> Option<usize>,
     ) -> Option<usize> {
+        self.two(dice, draw).map(|two| two.chosen)
+    }
+
+    /// The same with the two.
+    #[inline]
+    fn two(
+        &self,
+        dice: &mut Dice,
+        draw: impl Fn(&Self, Option<usize>, &mut Dice) -> Option<usize>,
+    ) -> Option<Two> {
         let first = draw(self, None, dice)?;
         if self.count() == 1 {
-            return Some(first);
+            return Some(Two { drawn: (first, None), chosen: first });
         }
         let second = draw(self, None, dice)?;
         if first != second {
             let is_less = self.load(second).is_less(self.load(first), dice.roll() >> 32);
-            return Some(if is_less { second } else { first });
+            return Some(Two { drawn: (first, Some(second)), chosen: if is_less { second } else { first } });
         }
         let other = draw(self, Some(first), dice);
-        Some(other.filter(|&other| self.load(other).is_clearly_less(self.load(first))).unwrap_or(first))
+        let is_better = |&other: &usize| self.load(other).is_clearly_less(self.load(first));
+        Some(Two { drawn: (first, other), chosen: other.filter(is_better).unwrap_or(first) })
     }
 
     /// Draws from the table; what is new is drawn in vain as often as its share is less than its weight.
@@ -252,6 +270,10 @@ impl<'a> Choice<'a> {
         scores.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, i)| i)
     }
 }
+
+mod prospect;
+
+pub(crate) use prospect::prospect;
 
 #[cfg(test)]
 mod tests;

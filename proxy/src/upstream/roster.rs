@@ -19,7 +19,7 @@ use super::{
     dice::Dice,
     directory::{Endpoint, Listing, Role},
     health::Epoch,
-    pick::{Field, Panic, Terms, Unpicked, pick},
+    pick::{Field, Panic, Terms, Unpicked, pick, prospect},
     pool::Pool,
     queue::{Queue, Ticket},
     ramp::Ramp,
@@ -290,6 +290,15 @@ impl Roster {
                 return Ok(self.leased(chosen, epoch));
             }
         }
+    }
+
+    /// The choice that would be made for such a request now; nobody is given anything.
+    pub(crate) fn prospect(&self, wanted: Wanted<'_>, dice: &mut Dice) -> feed::request::Choice {
+        let known = self.known.borrow();
+        let field = Field { listing: &known.listing, ramp: &known.ramp, panic: &self.panic };
+        let in_flight_max = self.rules.borrow().in_flight_max();
+        let terms = Terms { avoid: wanted.avoid, key: wanted.key, in_flight_max, now_ms: wanted.now_ms };
+        feed::request::Choice { waiting: self.queue.waiting(), ..prospect(field, &terms, dice) }
     }
 
     fn leased(&self, upstream: &Rc<Upstream>, epoch: Epoch) -> Lease {

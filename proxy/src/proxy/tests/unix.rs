@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use feed::request::{Inquiry, Prospect};
+
 use super::*;
+use crate::explain::explain;
 
 /// A proxy of this file, in which `DIR` stands for its directory.
 fn start_in(dir: &Path, text: &str) -> (Proxy, Args) {
@@ -251,5 +254,22 @@ fn bytes_pass_a_tunnel_of_sockets_both_ways_and_each_end_by_itself() {
     let mut heard = Vec::new();
     client.read_to_end(&mut heard).unwrap();
     assert!(heard.strip_prefix(b"PROXY UNKNOWN\r\n") == Some(&sent[..]), "{} bytes", heard.len());
+    proxy.stop();
+}
+
+#[test]
+fn whoever_asks_why_is_told_the_path_of_an_upstream() {
+    let place = Place::new();
+    let (proxy, _) = place.start("listen = ['http://unix:DIR/door=app']\n");
+    let (method, host, target) = ("GET".into(), "a".into(), "/".into());
+    let inquiry = Inquiry { method, is_sealed: false, host, target, from: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let told = runtime.block_on(async {
+        proxy.serves().await;
+        explain(&proxy, &inquiry).await
+    });
+    let choice = serde_json::from_str::<Prospect>(&told).unwrap().choice.unwrap();
+    let path = format!("unix:{}", place.dir.path().join("app").display());
+    assert_eq!((choice.chosen, &choice.endpoints[0].addr), (Some(0), &path));
     proxy.stop();
 }

@@ -292,3 +292,23 @@ fn where_nearly_all_are_spared_a_key_still_has_one_owner() {
         assert!(owner >= 48 && (0..5).all(|_| scene.choose(&keyed) == Ok(owner)));
     }
 }
+
+#[test]
+fn the_choice_that_is_told_is_the_one_that_would_be_made() {
+    let mut scene = Scene::new((1..6).map(|n| endpoint(n, 100)));
+    (0..5).for_each(|position| scene.busy(position, u32::try_from(position).unwrap()));
+    scene.health(4).eject_now(LATER_MS);
+    let panic = Panic::new(50);
+    for seed in 0..200 {
+        for key in [None, Some(seed)] {
+            let terms = Terms { key, ..terms() };
+            scene.dice = Dice::new(seed);
+            let chosen = scene.choose(&terms).unwrap();
+            let field = Field { listing: &scene.listing, ramp: &scene.ramp, panic: &panic };
+            let told = prospect(field, &terms, &mut Dice::new(seed));
+            assert_eq!(told.chosen, Some(chosen), "seed {seed}, key {key:?}");
+            assert!(told.drawn.contains(&chosen) && !told.drawn.contains(&4), "{told:?}");
+            assert_eq!((told.endpoints[4].tier.as_str(), told.endpoints[3].in_flight), ("spared", 3));
+        }
+    }
+}
