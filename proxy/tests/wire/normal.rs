@@ -219,9 +219,10 @@ impl Normal {
         let is_request = self.is_request;
         let fields = all.into_iter().filter(|(name, value)| {
             // Whether a body without bytes is announced is up to who writes it.
-            !OF_ONE_HOP.contains(&&**name)
-                && (!named.contains(name) || NEVER_OF_ONE_HOP.contains(&&**name))
-                && !(is_request && name == "content-length" && value == b"0")
+            let is_of_one_hop =
+                OF_ONE_HOP.contains(&&**name) || named.contains(name) && !NEVER_OF_ONE_HOP.contains(&&**name);
+            let is_no_body = is_request && name == "content-length" && value == b"0";
+            !(is_of_one_hop || is_no_body)
         });
         parts.push(Part::Head(Head { line, fields: fields.collect(), is_upgrade, is_whole }));
         if is_whole {
