@@ -46,6 +46,8 @@ mod script;
 mod sealed;
 #[path = "wire/streams.rs"]
 mod streams;
+#[path = "wire/translated.rs"]
+mod translated;
 
 use std::{
     path::Path,

@@ -67,7 +67,7 @@ pub enum Reject {
     /// Two Content-Lengths, or a list of them.
     #[error("repeated content-length")]
     LengthRepeated,
-    /// A Content-Length that is not one plain decimal number.
+    /// A Content-Length that is not one plain decimal number, or that of a CONNECT, which has no content.
     #[error("malformed content-length")]
     LengthMalformed,
     /// A Transfer-Encoding that is anything but `chunked`.

@@ -16,6 +16,10 @@ const PASSED_FIELDS_COUNT_MAX: usize = FieldSet::BITS as usize;
 /// Bytes of a line that says how long a chunk is: more than a size has digits.
 const SIZE_LINE_BYTES_MAX: usize = 20;
 
+/// Bytes up to which small chunks that have come are one piece: each would become a frame, and a client may take small frames for a flood,
+/// as one of `h2` does of which 128 come at once.
+const JOINED_BYTES_MAX: usize = 4 * 1024;
+
 /// Why a response cannot be read any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
@@ -121,24 +125,64 @@ impl Decoder {
                     self.next = Next::Body(left - data.len() as u64);
                     return Ok(Some(Part::Data(data)));
                 }
-                Next::ChunkSize => match line(bytes, SIZE_LINE_BYTES_MAX)? {
-                    None => return Ok(None),
-                    Some(line) => self.next = chunk(&line)?,
-                },
-                Next::Chunk(left) => {
-                    let Some(data) = take(bytes, left) else { return Ok(None) };
-                    let left = left - data.len() as u64;
-                    self.next = if left == 0 { Next::ChunkEnd } else { Next::Chunk(left) };
-                    return Ok(Some(Part::Data(data)));
+                Next::ChunkSize | Next::ChunkEnd => {
+                    if !self.take_line(bytes)? {
+                        return Ok(None);
+                    }
                 }
-                Next::ChunkEnd => match line(bytes, 0)? {
-                    None => return Ok(None),
-                    Some(_) => self.next = Next::ChunkSize,
-                },
+                Next::Chunk(left) => {
+                    let Some(data) = self.take_chunk(bytes, left, u64::MAX) else { return Ok(None) };
+                    return Ok(Some(Part::Data(self.join(data, bytes)?)));
+                }
                 Next::Trailers => return self.decode_trailers(bytes),
                 Next::UntilEnd => return Ok(take(bytes, u64::MAX).map(Part::Data)),
                 Next::Nothing if bytes.is_empty() => return Ok(None),
                 Next::Nothing => return Err(DecodeError::Malformed),
+            }
+        }
+    }
+
+    /// What has come of a chunk, so many bytes at most.
+    fn take_chunk(&mut self, bytes: &mut BytesMut, left: u64, most: u64) -> Option<Bytes> {
+        let data = take(bytes, left.min(most))?;
+        let left = left - data.len() as u64;
+        self.next = if left == 0 { Next::ChunkEnd } else { Next::Chunk(left) };
+        Some(data)
+    }
+
+    /// Takes a line between chunks; false if it is not whole.
+    fn take_line(&mut self, bytes: &mut BytesMut) -> Result<bool, DecodeError> {
+        let is_end = self.next == Next::ChunkEnd;
+        let Some(line) = line(bytes, if is_end { 0 } else { SIZE_LINE_BYTES_MAX })? else { return Ok(false) };
+        self.next = if is_end { Next::ChunkSize } else { chunk(&line)? };
+        Ok(true)
+    }
+
+    /// Joins a small chunk with what has come of those behind it.
+    fn join(&mut self, data: Bytes, bytes: &mut BytesMut) -> Result<Bytes, DecodeError> {
+        let mut joined = BytesMut::new();
+        loop {
+            let room = JOINED_BYTES_MAX.saturating_sub(data.len().max(joined.len()));
+            let more = match self.next {
+                _ if room == 0 => None,
+                Next::Chunk(left) => self.take_chunk(bytes, left, room as u64),
+                Next::ChunkSize | Next::ChunkEnd => {
+                    if self.take_line(bytes)? {
+                        continue;
+                    }
+                    None
+                }
+                _ => None,
+            };
+            match more {
+                Some(more) => {
+                    if joined.is_empty() {
+                        joined.extend_from_slice(&data);
+                    }
+                    joined.extend_from_slice(&more);
+                }
+                None if joined.is_empty() => return Ok(data),
+                None => return Ok(joined.freeze()),
             }
         }
     }
@@ -327,6 +371,33 @@ pub(super) mod tests {
         }
         let to_head = decoded("HTTP/1.1 200 x\r\nContent-Length: 5\r\n\r\n", 1000, true);
         assert_eq!(to_head, Ok(vec![Part::Head(head(200, &[("content-length", "5")], true))]));
+    }
+
+    #[test]
+    fn small_chunks_that_have_come_are_one_piece() {
+        let pieces = |chunks: &str| {
+            let mut bytes = BytesMut::from(
+                format!("HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}").as_bytes(),
+            );
+            let mut decoder = Decoder::new(false, false);
+            let mut pieces = Vec::new();
+            while let Some(part) = decoder.decode(&mut bytes).unwrap() {
+                if let Part::Data(data) = part {
+                    pieces.push(data.len());
+                }
+            }
+            (pieces, decoder.is_done())
+        };
+        let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", "a".repeat(size));
+        assert_eq!(pieces(&(chunk(1).repeat(150) + "0\r\n\r\n")), (vec![150], true));
+        // What has not come is not waited for, wherever it is cut.
+        assert_eq!(pieces(&(chunk(1).repeat(3) + "2\r\na")), (vec![4], false));
+        assert_eq!(pieces(&(chunk(1).repeat(3) + "2")), (vec![3], false));
+        assert_eq!(pieces("3\r\nabc\r"), (vec![3], false));
+        let most = JOINED_BYTES_MAX;
+        assert_eq!(pieces(&(chunk(1) + &chunk(most - 1) + &chunk(1))), (vec![most, 1], false));
+        assert_eq!(pieces(&(chunk(1) + &chunk(most))), (vec![most, 1], false));
+        assert_eq!(pieces(&(chunk(most) + &chunk(most))), (vec![most, most], false));
     }
 
     #[test]

@@ -36,7 +36,13 @@ pub(crate) fn encode_head(
     if request.method == Method::CONNECT && !is_tunnel || protocol.is_some() != is_tunnel {
         return Err(Reject::Connect);
     }
-    let coding = match (is_tunnel, is_whole, request.headers.contains_key(header::CONTENT_LENGTH)) {
+    let has_length = request.headers.contains_key(header::CONTENT_LENGTH);
+    // RFC 9110 9.3.6: a CONNECT has no content. Of the upgrade that it becomes, a length would say that it has, and what the client
+    // sends through its tunnel would be read as that, or as another request.
+    if is_tunnel && has_length {
+        return Err(Reject::LengthMalformed);
+    }
+    let coding = match (is_tunnel, is_whole, has_length) {
         (true, ..) => Coding::Tunnel,
         (false, true, _) => Coding::Empty,
         (false, false, true) => Coding::Plain,
@@ -60,8 +66,7 @@ pub(crate) fn encode_head(
         Coding::Chunked => b"Transfer-Encoding: chunked\r\n",
         // RFC 9110 8.6: of these methods a body is expected, and its absence said.
         Coding::Empty
-            if matches!(request.method, Method::POST | Method::PUT | Method::PATCH)
-                && !request.headers.contains_key(header::CONTENT_LENGTH) =>
+            if matches!(request.method, Method::POST | Method::PUT | Method::PATCH) && !has_length =>
         {
             b"Content-Length: 0\r\n"
         }
@@ -274,6 +279,11 @@ mod tests {
             "{head}"
         );
         assert_eq!(encode_head(&connect, Some("other"), false, "", &mut Vec::new()), Err(Reject::Connect));
+        for length in ["0", "5"] {
+            let connect = parts("CONNECT", "https://a.example/chat", &[("content-length", length)]);
+            let encoded = encode_head(&connect, Some("websocket"), false, "a2V5", &mut Vec::new());
+            assert_eq!(encoded, Err(Reject::LengthMalformed), "{length}");
+        }
         let get = parts("GET", "https://a.example/chat", &[]);
         assert_eq!(encode_head(&get, Some("websocket"), false, "", &mut Vec::new()), Err(Reject::Connect));
     }

@@ -17,8 +17,15 @@ use tokio::{
 use super::meter::Meter;
 use crate::{
     flood::Flood,
+    limits::DISCARDED_BYTES_MAX,
     stream::{Io, Stream},
 };
+
+/// How long a client whose connection has ended may take to end it, too.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes that are thrown away at once.
+const DISCARD_BYTES: usize = 4096;
 
 /// What was found out, for whoever serves the connection.
 #[derive(Debug, Default)]
@@ -38,12 +45,16 @@ pub(crate) struct Metered {
     /// For what is not finished: which, and until when. Nothing else has a timer here.
     unfinished: Option<(u64, Pin<Box<Sleep>>)>,
     head_timeout: Duration,
+    /// Since it has ended: until when it waits for its client's end.
+    lingers: Option<Pin<Box<Sleep>>>,
+    discarded_bytes: usize,
 }
 
 impl Metered {
     /// `head_timeout` is what a client has for a head, and for any frame but those of bodies.
     pub(crate) fn new(io: Io<Stream>, found: Rc<Found>, head_timeout: Duration) -> Self {
-        Self { io, meter: Meter::new(Instant::now()), found, unfinished: None, head_timeout }
+        let meter = Meter::new(Instant::now());
+        Self { io, meter, found, unfinished: None, head_timeout, lingers: None, discarded_bytes: 0 }
     }
 
     /// Nothing more has come: what has begun has to end in time.
@@ -56,6 +67,28 @@ impl Metered {
             self.unfinished = Some((count, Box::pin(sleep(self.head_timeout))));
         }
         self.unfinished.as_mut().map_or(Poll::Pending, |(_, sleep)| sleep.as_mut().poll(context))
+    }
+}
+
+impl Metered {
+    /// Closing with bytes unread would reset the connection, and the reset may overtake the last answers (RFC 9112 9.6): clients grant room
+    /// while they read them, and who cannot write any more may not read on.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // It has a word of its own for the end, which may have to wait.
+        let _ = Pin::new(&mut self.io).poll_flush(context);
+        let time = self.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER_TIMEOUT)));
+        let mut bytes = [0; DISCARD_BYTES];
+        while self.discarded_bytes < DISCARDED_BYTES_MAX {
+            let mut into = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.io).poll_read(context, &mut into) {
+                Poll::Pending => return time.as_mut().poll(context),
+                Poll::Ready(Ok(())) if !into.filled().is_empty() => {
+                    self.discarded_bytes += into.filled().len();
+                }
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -121,6 +154,59 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+        let this = self.get_mut();
+        if this.lingers.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
+        }
+        this.poll_linger(context).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::stream::{Inner, Memory, memory};
+
+    fn metered() -> (Metered, Memory) {
+        let (client, memory) = memory::pair();
+        let stream = Stream::Memory(Box::new(Inner { memory, certificate: None }));
+        (Metered::new(Io(stream), Rc::default(), Duration::from_secs(1)), client)
+    }
+
+    fn shut(metered: &mut Metered) -> Poll<io::Result<()>> {
+        Pin::new(metered).poll_shutdown(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn send(client: &mut Memory, bytes: usize) {
+        let sent = client.poll_send(&mut Context::from_waker(Waker::noop()), &vec![0; bytes]);
+        assert!(matches!(sent, Poll::Ready(Ok(count)) if count == bytes), "{sent:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_reads_until_its_client_ends_it() {
+        let (mut metered, mut client) = metered();
+        assert!(shut(&mut metered).is_pending());
+        assert!(client.poll_ended(&mut Context::from_waker(Waker::noop())).is_ready(), "the client is told");
+        send(&mut client, 13);
+        assert!(shut(&mut metered).is_pending());
+        assert_eq!(client.unread_bytes(), 0);
+        client.finish();
+        assert!(shut(&mut metered).is_ready());
+    }
+
+    #[tokio::test]
+    async fn so_much_is_thrown_away_and_no_more() {
+        let (mut metered, mut client) = metered();
+        let mut left = DISCARDED_BYTES_MAX - 1;
+        while left > 0 {
+            let bytes = left.min(DISCARD_BYTES);
+            send(&mut client, bytes);
+            assert!(shut(&mut metered).is_pending(), "{left} left");
+            left -= bytes;
+        }
+        send(&mut client, 1);
+        assert!(shut(&mut metered).is_ready());
     }
 }

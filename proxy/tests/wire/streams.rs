@@ -6,9 +6,8 @@ use bytes::Bytes;
 use h2::{
     Reason, RecvStream, SendStream,
     client::{ResponseFuture, SendRequest},
-    ext::Protocol,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, uri::PathAndQuery};
+use http::HeaderMap;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::TcpStream,
@@ -19,6 +18,7 @@ use tokio::{
 use crate::{
     normal::{Head, Normal, Part},
     script::{Dates, End},
+    translated::{header_map, request},
 };
 
 /// Most frames that one piece of a body is cut into.
@@ -175,6 +175,16 @@ struct Open {
     has_ended: bool,
 }
 
+impl Open {
+    /// A request whose end is not known by what came of it is whole now; any other breaks off.
+    fn half_close(&mut self, requests: &mut Normal, parts: &mut VecDeque<Part>) {
+        parts.extend(requests.end());
+        if parts.is_empty() {
+            self.stream.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
 impl Player {
     async fn play(self, addr: SocketAddr, mut wanted: UnboundedReceiver<Command>) -> Result<(), String> {
         let wrong = |error: &dyn std::fmt::Display| format!("the client: {error}");
@@ -182,11 +192,8 @@ impl Player {
         stream.set_nodelay(true).map_err(|error| wrong(&error))?;
         let made = h2::client::Builder::new().enable_push(false).handshake::<_, Bytes>(stream).await;
         let (mut sender, connection) = made.map_err(|error| wrong(&error))?;
-        let tell = self.tell.clone();
-        tokio::task::spawn_local(async move {
-            let ended = if connection.await.is_ok() { End::Closed } else { End::Broken };
-            let _ = tell.send(Told::Over(ended));
-        });
+        let mut connection = tokio::task::spawn_local(connection);
+        let mut is_over = false;
         let mut cuts = self.seed.map(StdRng::seed_from_u64);
         let (mut requests, mut parts) = (Normal::of_requests(), VecDeque::new());
         let (mut open, mut answer): (Option<Open>, Option<JoinHandle<()>>) = (None, None);
@@ -199,10 +206,7 @@ impl Player {
                     Some(Command::Send(bytes)) => parts.extend(requests.push(&bytes)?),
                     Some(Command::HalfClose) => {
                         if let Some(open) = open.as_mut().filter(|open| !open.has_ended) {
-                            parts.extend(requests.end());
-                            if parts.is_empty() {
-                                open.stream.send_reset(Reason::CANCEL);
-                            }
+                            open.half_close(&mut requests, &mut parts);
                         }
                     }
                     Some(Command::Reset) => {
@@ -211,6 +215,15 @@ impl Player {
                         }
                     }
                 },
+                over = &mut connection, if !is_over => {
+                    is_over = true;
+                    // What came with the end came before it, and is read and told before.
+                    if let Some(answer) = answer.take() {
+                        let _ = answer.await;
+                    }
+                    let end = if let Ok(Ok(())) = over { End::Closed } else { End::Broken };
+                    let _ = self.tell.send(Told::Over(end));
+                }
                 () = ended(&mut answer) => answer = None,
             }
             loop {
@@ -281,54 +294,6 @@ fn send_part(open: &mut Open, part: Part, cuts: &mut Option<StdRng>) {
             };
         }
     }
-}
-
-/// What a translator makes of a request: the host is the authority, and an upgrade is an extended CONNECT (RFC 8441).
-fn request(head: &Head) -> Result<Request<()>, String> {
-    let (method, target) = head.line.split_once(' ').ok_or("no target")?;
-    let mut fields = header_map(&head.fields)?;
-    let hosts: Vec<_> = fields.get_all("host").iter().cloned().collect();
-    fields.remove("host");
-    let mut te = fields.get_all("te").iter().filter_map(|te| te.to_str().ok());
-    let has_trailers = te.any(|te| te.split(',').any(|coding| coding.trim() == "trailers"));
-    fields.remove("te");
-    if has_trailers {
-        fields.insert("te", HeaderValue::from_static("trailers"));
-    }
-    let (authority, path) = match (target.split_once("://"), &hosts[..]) {
-        (Some((_, rest)), [_]) => {
-            let end = rest.find(['/', '?']).unwrap_or(rest.len());
-            let slash = if rest[end..].starts_with('/') { "" } else { "/" };
-            let path = if method == "OPTIONS" && rest.len() == end { "*" } else { &rest[end..] };
-            (&rest[..end], if path == "*" { path.to_owned() } else { format!("{slash}{path}") })
-        }
-        (None, [host]) => (host.to_str().map_err(|error| error.to_string())?, target.to_owned()),
-        _ => return Err(format!("{} hosts", hosts.len())),
-    };
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(http::uri::Scheme::HTTP);
-    parts.authority = Some(authority.parse().map_err(|error| format!("{authority:?}: {error}"))?);
-    parts.path_and_query =
-        Some(PathAndQuery::try_from(path).map_err(|error| format!("{target:?}: {error}"))?);
-    let mut request = Request::new(());
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| error.to_string())?;
-    let method = if head.is_upgrade { "CONNECT" } else { method };
-    *request.method_mut() = method.parse().map_err(|error| format!("{method:?}: {error}"))?;
-    *request.headers_mut() = fields;
-    if head.is_upgrade {
-        request.extensions_mut().insert(Protocol::from_static("websocket"));
-    }
-    Ok(request)
-}
-
-fn header_map(fields: &[(String, Vec<u8>)]) -> Result<HeaderMap, String> {
-    let mut map = HeaderMap::new();
-    for (name, value) in fields {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| format!("{name:?}: {error}"))?;
-        let value = HeaderValue::from_bytes(value).map_err(|error| format!("{name:?}: {error}"))?;
-        map.append(name, value);
-    }
-    Ok(map)
 }
 
 /// Reads one answer.
