@@ -322,10 +322,11 @@ impl Worker {
         leased.map_ok(|lease| self.timed(lease))
     }
 
-    /// Whom such a request of a role would be given to.
-    pub(crate) fn prospect(&self, role: usize, key: Option<u64>) -> feed::request::Choice {
+    /// Whom such a request of a role would be given to; nothing where this worker has not heard of the role yet.
+    pub(crate) fn prospect(&self, role: usize, key: Option<u64>) -> Option<feed::request::Choice> {
         let wanted = self.wanted(Avoided::NOBODY, key);
-        self.roster(role).prospect(wanted, &mut self.dice.borrow_mut())
+        let roster = self.rosters.borrow().get(role).cloned()?;
+        Some(roster.prospect(wanted, &mut self.dice.borrow_mut()))
     }
 
     /// Counts a use of the upstream of this node, by the hash of its name; none if it is not to be chosen, or full.

@@ -24,7 +24,6 @@ const WITHOUT_PROGRAM: [(&str, &[&str]); 4] = [
         "proxy",
         &[
             "access-log",
-            "request-id",
             "access-log-file",
             "balance",
             "body-bytes-max",

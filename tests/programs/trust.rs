@@ -71,7 +71,9 @@ fn start_proxy(origin: SocketAddr, protocol: &str, flags: &[&str]) -> Proxy {
     let (upstream, protocol) = (format!("origin={origin}"), format!("origin={protocol}"));
     let fixed =
         ["--listen", "http://127.0.0.1:0=origin", "--upstream", &upstream, "--upstream-protocol", &protocol];
-    Proxy::start_with(&[&fixed[..], flags].concat())
+    // The handshake is a part of it, and the other side may be busy.
+    let patient = ["--timeouts", "connect=20s"];
+    Proxy::start_with(&[&fixed[..], &patient, flags].concat())
 }
 
 /// The status of an answer, and all of it.

@@ -73,9 +73,10 @@ pub(crate) struct Connections {
 }
 
 /// One that is being made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Attempt {
     failure: Cell<Option<AttemptFailure>>,
+    seal: Option<Rc<Seal>>,
 }
 
 /// One that is made; it ends when nobody has a stream of it and it is not kept.
@@ -106,7 +107,7 @@ impl Connection {
 
     /// Another plan may have had others: what was trusted then need not be trusted now.
     fn is_sealed_as(&self, origin: &Origin) -> bool {
-        self.seal.as_ref().map(Rc::as_ptr) == origin.seal.as_ref().map(Rc::as_ptr)
+        is_same(self.seal.as_ref(), origin.seal.as_ref())
     }
 
     /// It may have other streams: the upstream has not said that it ends.
@@ -114,6 +115,10 @@ impl Connection {
         let mut context = Context::from_waker(Waker::noop());
         matches!(self.sender.clone().poll_ready(&mut context), Poll::Ready(Ok(())))
     }
+}
+
+fn is_same(one: Option<&Rc<Seal>>, other: Option<&Rc<Seal>>) -> bool {
+    one.map(Rc::as_ptr) == other.map(Rc::as_ptr)
 }
 
 /// Room for one stream; it is given back when this is dropped.
@@ -194,7 +199,10 @@ impl Connections {
             }
             let attempt = self.attempt(origin);
             news.await;
-            if let Some(failure) = attempt.failure.get() {
+            // Of one that was sealed otherwise, by the plan before, nothing follows for this one.
+            if let Some(failure) = attempt.failure.get()
+                && is_same(attempt.seal.as_ref(), origin.seal.as_ref())
+            {
                 return Err(failure);
             }
         }
@@ -218,7 +226,7 @@ impl Connections {
     /// The attempt that is under way, which is begun if there is none.
     fn attempt(self: &Rc<Self>, origin: &Origin) -> Rc<Attempt> {
         let begin = || {
-            let attempt = Rc::<Attempt>::default();
+            let attempt = Rc::new(Attempt { failure: Cell::default(), seal: origin.seal.clone() });
             spawn_local(self.clone().run(attempt.clone(), origin.clone()));
             attempt
         };

@@ -25,11 +25,25 @@ pub(super) struct Listened {
     io: Io<Link>,
     frames: Frames,
     silence: Rc<RefCell<Silence>>,
+    /// There was no room for what is to be sent.
+    was_full: bool,
 }
 
 impl Listened {
     pub(super) fn new(io: Io<Link>, silence: Rc<RefCell<Silence>>) -> Self {
-        Self { io, frames: Frames::new(0), silence }
+        Self { io, frames: Frames::new(0), silence, was_full: false }
+    }
+
+    /// Whoever makes room is there: a ping waits behind all that is to be sent before it.
+    fn note_written<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Pending => self.was_full = true,
+            Poll::Ready(_) if std::mem::take(&mut self.was_full) => {
+                self.silence.borrow_mut().hear(Instant::now(), false);
+            }
+            Poll::Ready(_) => {}
+        }
+        written
     }
 
     fn hear(&mut self, mut bytes: &[u8]) {
@@ -58,7 +72,9 @@ impl AsyncRead for Listened {
 
 impl AsyncWrite for Listened {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(context, bytes);
+        this.note_written(written)
     }
 
     fn poll_write_vectored(
@@ -66,7 +82,9 @@ impl AsyncWrite for Listened {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(context, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(context, slices);
+        this.note_written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -74,10 +92,47 @@ impl AsyncWrite for Listened {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(context);
+        this.note_written(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::{
+        http2::silence::Turn,
+        limits::{H2_ORIGIN_PONG_TIMEOUT, H2_ORIGIN_SILENCE},
+        stream::memory,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_makes_room_for_what_waits_before_a_ping_is_there() {
+        let (near, mut far) = memory::pair();
+        let silence = Rc::new(RefCell::new(Silence::new(Instant::now())));
+        let mut listened = Listened::new(Io(Link::stream(near, Rc::default())), silence.clone());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut write = || Pin::new(&mut listened).poll_write(&mut context, &[0; 4096]);
+        while write().is_ready() {}
+        let turn = || silence.borrow_mut().turn(Instant::now(), true);
+        tokio::time::advance(H2_ORIGIN_SILENCE).await;
+        assert_eq!(turn(), Turn::Ping);
+        tokio::time::advance(H2_ORIGIN_PONG_TIMEOUT / 2).await;
+        let mut context = Context::from_waker(Waker::noop());
+        let taken = far.poll_read_with(&mut context, |bytes| (bytes.len(), bytes.len()));
+        assert!(matches!(taken, Poll::Ready(Ok(1..))));
+        assert!(write().is_ready());
+        tokio::time::advance(H2_ORIGIN_PONG_TIMEOUT / 2).await;
+        assert!(matches!(turn(), Turn::Wait(_)), "it has taken something since");
+        while write().is_ready() {}
+        tokio::time::advance(H2_ORIGIN_PONG_TIMEOUT).await;
+        assert_eq!(turn(), Turn::GiveUp, "and nothing any more");
     }
 }

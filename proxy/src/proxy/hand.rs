@@ -118,7 +118,9 @@ impl Proxy {
                             });
                         }
                         Some(Look { role, key, told }) = looked.recv() => {
-                            let _ = told.send(worker.prospect(role, key));
+                            if let Some(choice) = worker.prospect(role, key) {
+                                let _ = told.send(choice);
+                            }
                         }
                         _ = stopping.wait_for(|stopping| *stopping) => break,
                     }

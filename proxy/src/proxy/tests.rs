@@ -34,7 +34,8 @@ fn start(upstreams: &[SocketAddr], flags: &str) -> Proxy {
     let addrs: Vec<_> = upstreams.iter().map(SocketAddr::to_string).collect();
     let upstream = format!("--upstream=app={}", addrs.join(","));
     let fixed = ["--listen=http://127.0.0.1:0=app", &upstream];
-    let timeouts = Some("--timeouts=drain=10ms,queue=20s").filter(|_| !flags.contains("--timeouts"));
+    let timeouts =
+        Some("--timeouts=drain=10ms,queue=20s,connect=20s").filter(|_| !flags.contains("--timeouts"));
     let cli = Cli::try_parse_from(fixed.into_iter().chain(timeouts).chain(flags.split_whitespace()));
     Proxy::start(&cli.unwrap_or_else(|error| panic!("{flags}: {error}")).args).unwrap()
 }

@@ -182,7 +182,8 @@ impl Exchange {
                         // The other direction may go on: only this one is over.
                         let _ = self.upstream.as_mut().map(Transport::finish);
                         half.end_body();
-                        return Poll::Ready(Ok(()));
+                        // Over when that has left, too.
+                        continue;
                     }
                     Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Client)),
                     Ok(count) if half.is_cut() => self.request.discarded_bytes += count,

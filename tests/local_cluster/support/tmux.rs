@@ -1,6 +1,6 @@
 //! A real terminal: a shell in tmux, at which the test types and reads.
 
-use std::{path::PathBuf, process::Command};
+use std::{cell::Cell, path::PathBuf, process::Command};
 
 use super::{place::Place, skip, wait::until};
 
@@ -8,6 +8,8 @@ use super::{place::Place, skip, wait::until};
 #[derive(Debug)]
 pub(crate) struct Tmux {
     socket: PathBuf,
+    /// How often the terminal was looked at since a program ended.
+    looks: Cell<u32>,
 }
 
 impl Tmux {
@@ -17,7 +19,7 @@ impl Tmux {
             skip::test("tmux");
             return None;
         }
-        let tmux = Self { socket: place.join("tmux.sock") };
+        let tmux = Self { socket: place.join("tmux.sock"), looks: Cell::new(0) };
         let (width, height) = (width.to_string(), height.to_string());
         let shell = ["env", "-u", "ENV", "PS1=$ ", "sh"];
         let mut command = tmux.command(&["new-session", "-d", "-x", &width, "-y", &height]);
@@ -85,8 +87,14 @@ impl Tmux {
 
     /// Waits until the shell has its terminal back as it was: with the prompt, echo and lines.
     pub(crate) fn is_restored(&self) {
-        self.enter("clear; stty -a | tr -s ' ;' '\\n\\n' | grep -x -e icanon -e echo | tr '\\n' '+'");
-        until("the terminal is as it was", || self.screen().starts_with("icanon+echo+").then_some(()));
+        // What an earlier look has left on the screen is no answer to this one.
+        let look = self.looks.get() + 1;
+        self.looks.set(look);
+        self.enter(&format!(
+            "clear; stty -a | tr -s ' ;' '\\n\\n' | grep -x -e icanon -e echo | tr '\\n' '+'; echo $(({look}))."
+        ));
+        let wanted = format!("icanon+echo+{look}.");
+        until("the terminal is as it was", || self.screen().starts_with(&wanted).then_some(()));
     }
 }
 

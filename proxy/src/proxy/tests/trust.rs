@@ -147,7 +147,7 @@ fn another_plan_uses_nothing_that_was_trusted_by_the_one_before() {
         format!(
             "listen = ['http://127.0.0.1:0=app']\nworkers = 1\nupstream = ['app={addr}']\n\
              upstream-protocol = ['app=https']\nupstream-trust = ['app=ca:{trust}']\n\
-             upstream-server-name = ['app={protocol}']\ntimeouts = {{ drain = '10ms' }}\n"
+             upstream-server-name = ['app={protocol}']\ntimeouts = {{ drain = '10ms', connect = '20s' }}\n"
         )
     };
     std::fs::write(&file, text(&right, "app")).unwrap();

@@ -1,12 +1,15 @@
 //! The other side: this proxy as the client of an upstream.
 
 use std::{
+    future::{Future, poll_fn},
     io,
+    pin::pin,
     rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use rustls::{AlertDescription, CertificateError, Error, client::UnbufferedClientConnection};
+use tokio::task::coop::unconstrained;
 
 use super::{HTTP2_NAME, Heard, Sealed, Shelves, records::Word};
 use crate::{certificates::Seal, error::TlsFailure, socket::Socket};
@@ -122,7 +125,10 @@ impl OriginTls {
             if self.socket.is_quiet(context) {
                 return self.incoming.is_none();
             }
-            match self.poll_fill_incoming(context) {
+            // Outside the task's budget, as the look at the socket is: one that is used up would make what has come look like nothing.
+            let filled =
+                pin!(unconstrained(poll_fn(|context| self.poll_fill_incoming(context)))).poll(context);
+            match filled {
                 Poll::Ready(Ok(1..)) if self.drive(&mut [], Word::Nothing).is_ok() => {}
                 Poll::Ready(_) => return false,
                 Poll::Pending => return self.incoming.is_none(),

@@ -169,6 +169,10 @@ fn seal_slices<D>(
 ) -> Result<usize, EncryptError> {
     let (mut taken, mut position, mut start) = (0, 0, 0);
     let mut scratch = None;
+    if let Some(rest) = outgoing {
+        // A little that is left at the buffer's end must not look like no room.
+        rest.compact();
+    }
     while let Some(slice) = slices.get(position) {
         let rest = &slice[start..];
         if rest.is_empty() {
