@@ -9,8 +9,10 @@ use std::{
     alloc::System,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process,
     sync::{Arc, Barrier},
     thread,
+    time::Duration,
 };
 
 use clap::Parser;
@@ -28,6 +30,9 @@ const WARM_UP_COUNT: usize = 500;
 
 /// Requests of each client in the count; together 10,000.
 const REQUESTS_COUNT: usize = 2500;
+
+/// How long a response may take before it has failed, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request and the response to it, as plain and as full of work as they come.
 const EXCHANGES: [(&[u8], &[u8]); 3] = [
@@ -104,6 +109,17 @@ fn exchange(stream: &mut TcpStream, turn: usize) {
     assert!(seen.starts_with(&response[..12]) && seen[..count].ends_with(&response[response.len() - 4..]));
 }
 
+/// Ends the process with a client that fails: the others would wait for it for ever.
+struct Needed;
+
+impl Drop for Needed {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            process::abort();
+        }
+    }
+}
+
 #[test]
 fn a_keep_alive_request_allocates_nothing() {
     let proxy = start_proxy(start_origin());
@@ -113,7 +129,9 @@ fn a_keep_alive_request_allocates_nothing() {
     let change = thread::scope(|scope| {
         for _ in 0..CLIENTS_COUNT {
             scope.spawn(|| {
+                let _needed = Needed;
                 let mut stream = TcpStream::connect(addr).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.set_nodelay(true).unwrap();
                 (0..WARM_UP_COUNT).for_each(|turn| exchange(&mut stream, turn));
                 phases.wait();

@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hasher},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use crate::support::{
     network::Network,
     program::Running,
     skip,
+    stop::Stop,
     wait::{DEADLINE, until},
 };
 
@@ -59,7 +60,8 @@ fn serve(network: &Network, node: &str) -> Running {
     )
 }
 
-/// A client that never changes its address.
+/// A client that never changes its address, and whose address nobody has had before: with only a port of its own it might be
+/// taken for a flow that has just ended where the other node is.
 struct Flow {
     socket: UdpSocket,
     count: u64,
@@ -70,7 +72,9 @@ struct Flow {
 
 impl Flow {
     fn new(proxy: SocketAddr) -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        static CLIENTS_COUNT: AtomicU16 = AtomicU16::new(1);
+        let [high, low] = CLIENTS_COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let socket = UdpSocket::bind((Ipv4Addr::new(127, 1, high, low), 0)).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.connect(proxy).unwrap();
         Self { socket, count: 0, sent: DefaultHasher::new(), heard: DefaultHasher::new() }
@@ -127,6 +131,7 @@ fn a_scale_down_moves_no_flow_that_lives_and_loses_no_datagram() {
     let homes: Vec<u8> = flows.iter_mut().map(Flow::exchange).collect();
     assert!(homes.contains(&b'1') && homes.contains(&b'2'), "{homes:?}");
     thread::scope(|scope| {
+        let stop = Stop(&is_over);
         for (flow, home) in flows.iter_mut().zip(&homes) {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
@@ -142,7 +147,7 @@ fn a_scale_down_moves_no_flow_that_lives_and_loses_no_datagram() {
             assert_eq!(Flow::new(proxy).exchange(), b'2', "a new one");
         }
         assert!(!first.said().contains("drained"), "it waits for them: {}", first.said());
-        is_over.store(true, Ordering::Relaxed);
+        drop(stop);
     });
     let (silent, ended) = (Instant::now(), first.ended());
     assert_eq!(ended.code(), Some(0), "{}", first.said());

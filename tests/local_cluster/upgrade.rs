@@ -22,6 +22,7 @@ use crate::support::{
     length::short_or_long,
     network::Network,
     program::{Ended, Running, concertina},
+    stop::Stop,
     wait::{DEADLINE, until},
 };
 
@@ -145,9 +146,10 @@ fn a_unix_socket_outlives_its_processes_and_goes_with_the_node() {
             }
             Ok(answers)
         };
+        let stop = Stop(&stopping);
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
         let upgrades: Vec<_> = (0..3).map(|_| scene.upgrade("").code).collect();
-        stopping.store(true, Ordering::Relaxed);
+        drop(stop);
         assert_eq!(upgrades, [Some(0); 3]);
         clients.into_iter().map(|client| client.join().unwrap().unwrap()).sum::<u64>()
     });
@@ -333,9 +335,10 @@ fn upgrades_lose_no_request_of_clients_that_keep_their_connections() {
         (answers, failures)
     };
     thread::scope(|scope| {
+        let stop = Stop(&stopping);
         let clients: Vec<_> = (0..CLIENTS * 4).map(|_| scope.spawn(ask)).collect();
         let outcomes: Vec<Ended> = (0..upgrades).map(|_| scene.upgrade("")).collect();
-        stopping.store(true, Ordering::Relaxed);
+        drop(stop);
         let seen: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         let failures: Vec<&String> = seen.iter().flat_map(|(_, failures)| failures).collect();
         let answers: u64 = seen.iter().map(|(answers, _)| answers).sum();

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
     thread,
@@ -27,6 +27,15 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 struct Cli {
     #[command(flatten)]
     args: Args,
+}
+
+/// Ends what goes on beside a test, which may fail meanwhile: when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A proxy for the role `app` of these upstreams.
@@ -407,18 +416,23 @@ fn a_client_that_never_pauses_does_not_hold_up_another_of_the_same_worker() {
     let upstream = Upstream::start(b'a');
     let proxy = start(&[upstream.addr], "--workers=1");
     let (mut hot, mut other) = (connect(&proxy), connect(&proxy));
-    let mut hot_reader = hot.try_clone().unwrap();
+    let (mut hot_reader, is_over) = (hot.try_clone().unwrap(), AtomicBool::new(false));
     thread::scope(|scope| {
         // It always has more requests under way than have been answered, until it is cut off.
-        scope.spawn(move || while hot.write_all(&REQUEST.repeat(100)).is_ok() {});
-        let draining = hot_reader.try_clone().unwrap();
-        scope.spawn(move || while hot_reader.read(&mut [0; 64 * 1024]).is_ok_and(|count| count > 0) {});
+        let stop = Stop(&is_over);
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                hot.write_all(&REQUEST.repeat(100)).unwrap();
+            }
+            hot.shutdown(std::net::Shutdown::Both).unwrap();
+        });
+        scope.spawn(|| while hot_reader.read(&mut [0; 64 * 1024]).is_ok_and(|count| count > 0) {});
         let mut asked = 0;
         while asked < OTHER_REQUESTS || proxy.stats[0].requests.read() < HOT_REQUESTS + asked {
             assert_eq!(ask(&mut other, REQUEST), b'a', "after {asked} requests");
             asked += 1;
         }
-        draining.shutdown(std::net::Shutdown::Both).unwrap();
+        drop(stop);
     });
     proxy.stop();
 }

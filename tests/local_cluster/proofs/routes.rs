@@ -19,6 +19,7 @@ use crate::support::{
     load::Load,
     network::Network,
     program::Running,
+    stop::Stop,
     wait::{DEADLINE, until},
 };
 
@@ -232,15 +233,6 @@ impl Answers {
 fn take_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-}
-
-/// A test that fails meanwhile ends its clients.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Has everybody ask who has nothing to do with what happens, with sockets open before and after it; it says what it was.

@@ -1,6 +1,6 @@
 //! Claims about TLS that ends here.
 
-use std::{fs, net::Shutdown, path::Path, sync::atomic::AtomicBool};
+use std::{fs, net::Shutdown, path::Path};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -79,6 +79,7 @@ fn a_thousand_swaps_of_certificates_under_load_lose_no_handshake() {
     let addr = proxy.addrs()[0];
     let (is_over, seen) = (AtomicBool::new(false), [AtomicU32::new(0), AtomicU32::new(0)]);
     thread::scope(|scope| {
+        let stop = Stop(&is_over);
         for _ in 0..3 {
             scope.spawn(|| {
                 let mut config = ClientConfig::clone(&trusting(&both, &[]));
@@ -103,7 +104,7 @@ fn a_thousand_swaps_of_certificates_under_load_lose_no_handshake() {
             fs::write(folder.path().join("a.key"), key).unwrap();
             assert_eq!(proxy.certificates.look().0, 1, "swap {swap}");
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(stop);
     });
     let [one, other] = seen.map(AtomicU32::into_inner);
     assert!(one > 0 && other > 0, "{one} and {other} handshakes");
