@@ -7,7 +7,7 @@ use std::{
     path::Path,
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
@@ -129,6 +129,12 @@ fn the_page_comes_from_any_node_and_may_do_nothing_but_ask_it() {
     assert_eq!(get(cluster.service("dnsserver"), "/explain?node=nobody").0, 404);
 }
 
+/// They are there; otherwise the test is skipped.
+fn has_programs(programs: &[&str]) -> bool {
+    let is_missing = |program: &&&str| !Command::new("which").arg(program).output().unwrap().status.success();
+    programs.iter().find(is_missing).map(|program| skip::test(program)).is_none()
+}
+
 /// What a browser has made of the page after some seconds of its own time: the document, and what its console said.
 fn browse(place: &Place, url: &str) -> (String, String) {
     let mut browser = Command::new("timeout");
@@ -151,13 +157,51 @@ fn browse(place: &Place, url: &str) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
+/// How often a drain is timed. The quickest one counts: what else a machine does can only make one slower.
+const DRAINS_COUNT: usize = 5;
+
+/// Longest from a drain's order to its being shown: the page asks every 200 ms.
+const SHOWN_TIME_MAX: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_node_that_drains_is_shown_so_at_once_at_another_nodes_map() {
+    if !has_programs(&["chromium", "python3"]) {
+        return;
+    }
+    let cluster = Cluster::up_alone(&["--app", &DRAINS_COUNT.to_string()]);
+    let mut command = Command::new("python3");
+    let url = format!("http://{}:9790/", cluster.service("proxyserver").ip());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/map/watch.py");
+    command.arg(script).arg(cluster.place.join("profile")).arg(url);
+    let browser = Running::start(command, cluster.place.join("watch.log"));
+    // When the page first showed a node so, by the clock.
+    let shown = |node: &str, state: &str| {
+        until(&format!("the page shows {node} {state}"), || {
+            let label = format!("{node}, appserver, {state}");
+            let said = browser.said();
+            let (at_ms, _) = said
+                .lines()
+                .filter_map(|line| line.split_once(' '))
+                .find(|(_, said)| said.starts_with(&label))?;
+            Some(UNIX_EPOCH + Duration::from_millis(at_ms.parse().unwrap()))
+        })
+    };
+    let times = (1..=DRAINS_COUNT).map(|number| {
+        let node = format!("appserver{number}");
+        shown(&node, "ready");
+        let ordered = SystemTime::now();
+        assert_eq!(ask(cluster.service(&node), "POST", "/drain", "").0, 200);
+        shown(&node, "draining").duration_since(ordered).unwrap()
+    });
+    let times: Vec<_> = times.collect();
+    println!("shown as draining after {times:.0?}");
+    assert!(times.iter().min() <= Some(&SHOWN_TIME_MAX), "{times:?}");
+}
+
 /// The page with a cluster that does not exist.
 fn browse_made_up(kind: &str, node: &str) -> Option<String> {
-    for program in ["chromium", "python3"] {
-        if Command::new("which").arg(program).output().is_ok_and(|output| !output.status.success()) {
-            skip::test(program);
-            return None;
-        }
+    if !has_programs(&["chromium", "python3"]) {
+        return None;
     }
     let place = Place::new();
     let mut command = Command::new("python3");
