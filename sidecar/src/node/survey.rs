@@ -86,7 +86,11 @@ pub(crate) struct Survey {
 impl Survey {
     /// Asks everybody, and is back in time with what has come by then.
     pub(crate) async fn take(self) -> Loads {
-        let deadline = Instant::now() + PERIOD_MAX;
+        self.take_within(PERIOD_MAX).await
+    }
+
+    async fn take_within(self, period_max: Duration) -> Loads {
+        let deadline = Instant::now() + period_max;
         let Self { own, others, gate, envelope } = self;
         let mut loads = Loads::default();
         // Until something came of one.
@@ -145,7 +149,11 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::wire::{access::Access, gate::Gate};
+    use crate::wire::{
+        access::Access,
+        gate::Gate,
+        keyring::{Key, Keyring},
+    };
 
     #[test]
     fn what_a_member_says_is_a_load_or_nothing_and_all_of_them_have_a_limit() {
@@ -193,6 +201,43 @@ mod tests {
             assert_eq!(loads.nodes.len() + missing.len(), 2, "{loads:?}");
             assert_eq!(loads.missing, missing);
         }
+    }
+
+    /// A second is enough for them in a release build; what this machine needs is printed.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_thousand_members_with_keys_are_asked_by_one_survey() {
+        const MEMBERS_COUNT: usize = 1000;
+        let (dir, envelope) = (tempfile::tempdir().unwrap(), Envelope::new("default"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let sealed = |addr, number| {
+            let keys = Keyring::new(Key::new([5; 32]));
+            Rc::new(RefCell::new(Gate::new("default", addr, Access::default(), Some(keys), [number; 16])))
+        };
+        let role = r#"{"role":"app","queued":0,"answered":9,"errors":0,"times_us":{"500":9},"endpoints":[]}"#;
+        let load = format!(r#"{{"node":"any","roles":[{role},{role},{role}]}}"#);
+        let answerer = sealed(addr, 2);
+        let answering = async {
+            let answer = async |stream: TcpStream, from: SocketAddr| {
+                let mut link = Link::accepted(stream, from.ip(), &answerer).await.unwrap();
+                link.receive().await.unwrap();
+                link.send(envelope.encode(Kind::Load, load.as_bytes())).await.unwrap();
+            };
+            let come = stream::unfold((), async |()| Some((listener.accept().await.unwrap(), ())));
+            come.take(MEMBERS_COUNT).for_each_concurrent(None, |(stream, from)| answer(stream, from)).await;
+        };
+        let survey = Survey {
+            own: Own { node: "app1".parse().unwrap(), held_up_by: None, feed: dir.path().join("feed.sock") },
+            others: (0..MEMBERS_COUNT)
+                .map(|number| (format!("proxy{number}").parse().unwrap(), addr))
+                .collect(),
+            gate: sealed("127.0.0.1:1".parse().unwrap(), 1),
+            envelope,
+        };
+        let started = Instant::now();
+        let (loads, ()) = tokio::join!(survey.take_within(Duration::from_secs(60)), answering);
+        println!("{MEMBERS_COUNT} members asked in {:.0?}", started.elapsed());
+        assert_eq!((loads.missing, loads.nodes.len()), (BTreeMap::new(), MEMBERS_COUNT + 1));
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
