@@ -71,13 +71,13 @@ impl Contender {
         }
     }
 
-    /// Whether it is told to take requests so: the relay speaks no TLS, and nginx-light has no module for plain TCP.
+    /// Whether it is told to take requests so: the relay speaks no TLS, nginx-light has no module for plain TCP, and Envoy's
+    /// configuration here has none either.
     pub(super) fn takes(self, way: Way) -> bool {
         match self {
             Self::Relay => !way.is_sealed(),
             Self::Concertina | Self::Before | Self::Haproxy | Self::Haproxy2 => true,
-            Self::Nginx => way != Way::Tcp,
-            Self::Envoy => way == Way::Plain,
+            Self::Nginx | Self::Envoy => way != Way::Tcp,
         }
     }
 
@@ -164,7 +164,17 @@ impl Found {
                 command.args(["-e", "stderr", "-p"]).arg(dir).arg("-c").arg(path);
             }
             Contender::Envoy => {
-                let path = config("envoy.yaml", include_str!("configs/envoy.yaml"), String::new())?;
+                let sealed = |sealing: &Sealing| {
+                    let [certificate, key] = [&sealing.certificate, &sealing.key].map(|path| path.display());
+                    format!(
+                        "transport_socket: {{ name: tls, typed_config: {{ '@type': \
+                         type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: \
+                         {{ alpn_protocols: [h2, http/1.1], tls_certificates: [{{ certificate_chain: {{ filename: \
+                         '{certificate}' }}, private_key: {{ filename: '{key}' }} }}] }} }} }}"
+                    )
+                };
+                let sealed = sealing.map(sealed).unwrap_or_default();
+                let path = config("envoy.yaml", include_str!("configs/envoy.yaml"), sealed)?;
                 command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c"]).arg(path);
             }
         }
