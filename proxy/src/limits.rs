@@ -134,11 +134,15 @@ pub const H2_CREDIT_MAX: i32 = 1000;
 /// How many of them each second pays for: clients ping a few times a second, if at all.
 pub const H2_CREDIT_A_SECOND: u128 = 100;
 
-/// Bytes of a frame of an answer that are too few to pay for anything: whoever grants room in crumbs is answered by such.
+/// Bytes of a frame of an answer that are too few to pay for anything where there is little room: whoever grants it in crumbs is answered by such.
 pub const H2_CRUMB_BYTES_MAX: usize = 15;
 
-/// Room on the whole connection below which a crumb may be all that its client takes.
+/// Room of a stream, or of the whole connection, below which a crumb may be all that its client takes.
 pub const H2_ROOM_BYTES_MIN: i64 = 1024;
+
+/// Bytes of answers of which a client may still grant the room anew for nothing: the window of one that is far away. Each message of gRPC has
+/// five bytes at least, and one that is read by itself is granted anew twice, by stream and by connection.
+pub const H2_UNGRANTED_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long the peer's kernel may leave what was sent to an upstream of HTTP/2 without a word: a connection whose packets are lost would
 /// be given streams for a quarter of an hour.

@@ -10,7 +10,13 @@ const FRAME_HEAD_BYTES: usize = 9;
 const NUMBER_BYTES: usize = 4;
 
 /// Bytes of a goodbye that are looked at (RFC 9113 6.8): the last stream, the reason, and a word that is longer than any of `h2`.
-const SAID_BYTES_MAX: usize = 8 + 32;
+const GOODBYE_BYTES_MAX: usize = 8 + 32;
+
+/// Bytes of settings that are looked at (RFC 9113 6.5.1): more of them than anybody has use for.
+const SETTINGS_BYTES_MAX: usize = 12 * 6;
+
+/// The longest of these.
+const SAID_BYTES_MAX: usize = SETTINGS_BYTES_MAX;
 
 pub(super) const END_STREAM: u8 = 0x1;
 pub(super) const END_HEADERS: u8 = 0x4;
@@ -43,7 +49,8 @@ impl Frame {
     fn said_bytes(&self) -> usize {
         match self.kind {
             kind::WINDOW_UPDATE | kind::RST_STREAM => self.bytes.min(NUMBER_BYTES),
-            kind::GOAWAY => self.bytes.min(SAID_BYTES_MAX),
+            kind::GOAWAY => self.bytes.min(GOODBYE_BYTES_MAX),
+            kind::SETTINGS => self.bytes.min(SETTINGS_BYTES_MAX),
             _ => 0,
         }
     }

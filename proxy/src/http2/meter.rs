@@ -10,10 +10,13 @@ use h2::Reason;
 use super::{
     frames::{END_HEADERS, END_STREAM, Frame, Frames, PREFACE_BYTES, kind},
     goodbye,
+    rooms::Rooms,
 };
 use crate::{
     flood::Flood,
-    limits::{H2_CREDIT_A_SECOND, H2_CREDIT_MAX, H2_CRUMB_BYTES_MAX, H2_ROOM_BYTES_MIN},
+    limits::{
+        H2_CREDIT_A_SECOND, H2_CREDIT_MAX, H2_CRUMB_BYTES_MAX, H2_ROOM_BYTES_MIN, H2_UNGRANTED_BYTES_MAX,
+    },
 };
 
 /// How much room a connection grants before it grants any (RFC 9113 6.9.2).
@@ -25,10 +28,13 @@ const RESET_PRICE: i32 = 2;
 /// What an answer's head is worth: its stream may be granted room, ranked and reset, and have trailers.
 const ANSWER_WORTH: i32 = 5;
 
-/// What a piece of an answer is worth: clients grant room for it twice, by stream and by connection. Some do so each time they have read
-/// a page of it (Go), so that longer pieces are worth more.
+/// What a piece of an answer is worth, each page of it: a client may ping for it, as gRPC does.
 const PIECE_WORTH: i32 = 2;
 const PAGE_BYTES: usize = 4096;
+
+/// The shortest message of gRPC, and how often its client may grant its room anew: where each is read by itself, by stream and by connection.
+const MESSAGE_BYTES_MIN: usize = 5;
+const MESSAGE_GRANTS: usize = 2;
 
 /// What it costs to grant a stream room for a crumb: more than the crumb is worth.
 const CRUMB_PRICE: i32 = 4;
@@ -49,6 +55,9 @@ pub(crate) struct Meter {
     count: u64,
     /// What the client still takes by the connection's window; what `h2` does not bear ends there.
     room_bytes: i64,
+    rooms: Rooms,
+    /// Bytes that it got, times [`MESSAGE_GRANTS`]: those whose room it has not granted anew.
+    ungranted: usize,
     /// Of the client's streams the last that has begun.
     newest: u32,
     /// The stream that was reset last was one too many.
@@ -68,6 +77,8 @@ impl Meter {
             has_settings: false,
             count: 0,
             room_bytes: WINDOW_BYTES,
+            rooms: Rooms::new(),
+            ungranted: 0,
             newest: 0,
             has_refused: false,
             told: None,
@@ -105,11 +116,9 @@ impl Meter {
             bytes = rest;
             let worth = match frame.kind {
                 kind::HEADERS => ANSWER_WORTH,
-                kind::DATA => {
-                    self.room_bytes -= i64::try_from(frame.bytes).unwrap_or(i64::MAX);
-                    self.worth_of_piece(frame.bytes)
-                }
+                kind::DATA => self.worth_of_piece(frame),
                 kind::RST_STREAM => {
+                    self.rooms.end(frame.stream);
                     self.has_refused = self.to_client.number(frame) == u32::from(Reason::REFUSED_STREAM);
                     0
                 }
@@ -123,6 +132,9 @@ impl Meter {
                 }
                 _ => 0,
             };
+            if matches!(frame.kind, kind::HEADERS | kind::DATA) && frame.flags & END_STREAM != 0 {
+                self.rooms.end(frame.stream);
+            }
             self.credit = self.credit.saturating_add(worth).min(H2_CREDIT_MAX);
         }
     }
@@ -141,12 +153,34 @@ impl Meter {
         )
     }
 
-    /// Crumbs are what a client gets that grants no more. Who says little, as gRPC does, is not stopped by a window.
-    fn worth_of_piece(&self, bytes: usize) -> i32 {
-        if bytes <= H2_CRUMB_BYTES_MAX && self.room_bytes < H2_ROOM_BYTES_MIN {
+    /// Crumbs are what a client gets that has left no room for more. Who says little, as gRPC does, is not stopped by a window.
+    fn worth_of_piece(&mut self, frame: Frame) -> i32 {
+        let bytes = i64::try_from(frame.bytes).unwrap_or(i64::MAX);
+        self.room_bytes -= bytes;
+        let room_bytes = self.rooms.change(frame.stream, -bytes).unwrap_or(0).min(self.room_bytes);
+        let ungranted = self.ungranted + MESSAGE_GRANTS * frame.bytes;
+        self.ungranted = ungranted.min(MESSAGE_GRANTS * H2_UNGRANTED_BYTES_MAX);
+        if frame.bytes <= H2_CRUMB_BYTES_MAX && room_bytes < H2_ROOM_BYTES_MIN {
             return 0;
         }
-        PIECE_WORTH.saturating_mul(1 + i32::try_from(bytes / PAGE_BYTES).unwrap_or(i32::MAX - 1))
+        PIECE_WORTH.saturating_mul(1 + i32::try_from(frame.bytes / PAGE_BYTES).unwrap_or(i32::MAX - 1))
+    }
+
+    /// A crumb where there is room makes no answer small: like any other grant, it may be of what was read.
+    fn price_of_grant(&mut self, frame: Frame) -> Option<(Flood, i32)> {
+        let granted = self.from_client.number(frame);
+        let (room_bytes, price) = if frame.stream == 0 {
+            self.room_bytes = self.room_bytes.saturating_add(granted.into());
+            (self.room_bytes, 1)
+        } else {
+            (self.rooms.change(frame.stream, granted.into()).unwrap_or(0), CRUMB_PRICE)
+        };
+        if granted as usize <= H2_CRUMB_BYTES_MAX && room_bytes < H2_ROOM_BYTES_MIN {
+            return Some((Flood::Windows, price));
+        }
+        let left = self.ungranted.checked_sub(MESSAGE_BYTES_MIN);
+        self.ungranted = left.unwrap_or(self.ungranted);
+        left.is_none().then_some((Flood::Windows, 1))
     }
 
     fn price(&mut self, frame: Frame) -> Option<(Flood, i32)> {
@@ -155,6 +189,9 @@ impl Meter {
             kind::HEADERS => {
                 let is_new = frame.stream > self.newest;
                 self.newest = self.newest.max(frame.stream);
+                if is_new {
+                    self.rooms.begin(frame.stream);
+                }
                 (!is_new).then_some((Flood::Heads, 1))
             }
             kind::GOAWAY => Some((Flood::Goodbyes, 1)),
@@ -162,20 +199,18 @@ impl Meter {
             kind::DATA => (frame.bytes == 0 && frame.flags & END_STREAM == 0).then_some((Flood::Data, 1)),
             kind::CONTINUATION => Some((Flood::Continuations, 1)),
             kind::PRIORITY => Some((Flood::Priorities, 1)),
-            kind::RST_STREAM => Some((Flood::Resets, RESET_PRICE)),
+            kind::RST_STREAM => {
+                self.rooms.end(frame.stream);
+                Some((Flood::Resets, RESET_PRICE))
+            }
             kind::SETTINGS => {
+                let said = self.from_client.said(frame);
+                self.rooms.apply_settings(said, said.len() == frame.bytes);
                 let is_first = !std::mem::replace(&mut self.has_settings, true);
                 (!is_first).then_some((Flood::Settings, 1))
             }
             kind::PING => Some((Flood::Pings, 1)),
-            kind::WINDOW_UPDATE => {
-                let granted = self.from_client.number(frame);
-                if frame.stream == 0 {
-                    self.room_bytes = self.room_bytes.saturating_add(granted.into());
-                }
-                let is_crumb = frame.stream != 0 && granted as usize <= H2_CRUMB_BYTES_MAX;
-                Some((Flood::Windows, if is_crumb { CRUMB_PRICE } else { 1 }))
-            }
+            kind::WINDOW_UPDATE => self.price_of_grant(frame),
             _ => Some((Flood::Unknown, 1)),
         }
     }
@@ -237,7 +272,7 @@ mod tests {
             (kind::RST_STREAM, 4, Flood::Resets, RESET_PRICE),
             (kind::SETTINGS, 0, Flood::Settings, 1),
             (kind::PING, 8, Flood::Pings, 1),
-            (kind::WINDOW_UPDATE, 4, Flood::Windows, CRUMB_PRICE),
+            (kind::WINDOW_UPDATE, 4, Flood::Windows, 1),
             (kind::CONTINUATION, 0, Flood::Continuations, 1),
             (kind::HEADERS, 40, Flood::Heads, 1),
             (kind::GOAWAY, 8, Flood::Goodbyes, 1),
@@ -296,6 +331,12 @@ mod tests {
         }
     }
 
+    fn initial_window(bytes: u32) -> Vec<u8> {
+        let mut settings = frame(kind::SETTINGS, 0, 6);
+        settings.splice(9.., [&[0, 4][..], &bytes.to_be_bytes()].concat());
+        settings
+    }
+
     fn grant(stream: u32, bytes: u32) -> Vec<u8> {
         let head = [0, 0, 4, kind::WINDOW_UPDATE, 0];
         [&head[..], &stream.to_be_bytes(), &bytes.to_be_bytes()].concat()
@@ -321,8 +362,19 @@ mod tests {
         // A grant and a ping for each message, as gRPC does it where messages are small.
         let ping = frame(kind::PING, 0, 8);
         assert!(is_borne(&mut begun(at), crumb, &[grant(0, 15), ping].concat()));
+        // Each message granted anew by stream and by connection as it is read, whether it came by itself or with others.
+        assert!(is_borne(&mut begun(at), 7, &both(7)));
+        assert!(is_borne(&mut begun(at), 20 * 5, &both(5).repeat(20)));
+        assert!(!is_borne(&mut begun(at), 20 * 5 - 6, &both(5).repeat(20)));
         // What small windows make small, of a stream or of the connection.
-        assert!(!is_borne(&mut begun(at), crumb, &grant(1, 15)));
+        let mut meter = begun(at);
+        meter.take(&initial_window(15), || at).unwrap();
+        assert!(!is_borne(&mut meter, crumb, &grant(1, 15)));
+        let mut meter = begun(at);
+        (0..3).for_each(|_| meter.give(&frame(kind::DATA, 0, 16_384)));
+        meter.give(&frame(kind::DATA, 0, 16_000));
+        meter.take(&grant(0, 1 << 20), || at).unwrap();
+        assert!(!is_borne(&mut meter, 1, &grant(1, 1)));
         let mut meter = begun(at);
         (0..4).for_each(|_| meter.give(&frame(kind::DATA, 0, 16_384)));
         assert!(!is_borne(&mut meter, 1, &grant(0, 1)));

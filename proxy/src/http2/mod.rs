@@ -28,6 +28,7 @@ mod origin;
 mod properties;
 mod request;
 mod response;
+mod rooms;
 mod serve;
 mod silence;
 
