@@ -35,6 +35,9 @@ pub(crate) enum StreamError {
     /// The client has reset it, or its connection is gone.
     #[error("the client is gone")]
     Client,
+    /// The client's trailers are none.
+    #[error("malformed trailers")]
+    Malformed,
     /// The client has made no room for its answer in time.
     #[error("no room for the answer")]
     Stalled,
@@ -146,6 +149,8 @@ impl Asked {
                 exchange.borrow().abort();
                 respond.send_reset(match error {
                     StreamError::Client | StreamError::Stalled => Reason::CANCEL,
+                    // RFC 9113 8.1.1.
+                    StreamError::Malformed => Reason::PROTOCOL_ERROR,
                     StreamError::Truncated | StreamError::NotSwitched => Reason::INTERNAL_ERROR,
                 });
                 Err(error)
@@ -179,7 +184,7 @@ async fn send_request(
     }
     let trailers = body.trailers().await.map_err(|_| StreamError::Client)?;
     let mut encoded = Vec::new();
-    encode_end(trailers.as_ref(), coding, &mut encoded).map_err(|_| StreamError::Client)?;
+    encode_end(trailers.as_ref(), coding, &mut encoded).map_err(|_| StreamError::Malformed)?;
     let _ = write_all(exchange, &encoded).await;
     Ok(())
 }
