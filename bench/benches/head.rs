@@ -58,6 +58,7 @@ fn responses(criterion: &mut Criterion) {
         upgrade: false,
         keep_alive: true,
         is_rest_long: false,
+        is_http2: false,
         via: None,
         date: None,
         fields: None,

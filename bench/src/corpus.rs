@@ -111,6 +111,7 @@ mod tests {
                 upgrade: false,
                 keep_alive: true,
                 is_rest_long: false,
+                is_http2: false,
                 via: None,
                 date: None,
                 fields: None,

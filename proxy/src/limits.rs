@@ -164,6 +164,9 @@ pub const H2_PACE_BYTES: usize = 4 * 1024;
 /// Bytes of a stream's response that wait for the client's connection.
 pub const H2_SEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
 
+/// Interim answers (1xx) of a stream that wait for the client's connection, as no window bounds them. A page has one or two.
+pub const H2_INTERIMS_COUNT_MAX: usize = 16;
+
 /// Streams under way on one connection to an upstream of HTTP/2, where that bears more: what most servers bear. Another connection is made
 /// for others, so that none waits for the congestion of one.
 pub const H2_ORIGIN_STREAMS_COUNT_MAX: u32 = 100;

@@ -150,6 +150,11 @@ impl Link {
         matches!(self, Self::Plain(_) | Self::Tls(_))
     }
 
+    /// It is a stream of HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+
     /// Says to the other side that it is closed for good, as far as the kernel takes it: it is owed nothing.
     pub(crate) fn say_goodbye(&mut self) {
         if let Self::Tls(shaking) = self {

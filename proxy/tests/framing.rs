@@ -6,9 +6,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "framing/case.rs"]
+mod case;
+#[expect(dead_code, reason = "floods need more of them")]
+#[path = "floods/frames.rs"]
+mod frames;
+#[path = "framing/oddities.rs"]
+mod oddities;
+#[path = "framing/recorder.rs"]
+mod recorder;
 #[expect(dead_code, reason = "the wire tests play what is only read here")]
 #[path = "wire/script.rs"]
 mod script;
+#[path = "framing/streams.rs"]
+mod streams;
+#[path = "framing/strict.rs"]
+mod strict;
 
 use std::{
     cell::Cell,

@@ -93,6 +93,7 @@ fuzz_target!(|input: &[u8]| {
             upgrade: is(3),
             keep_alive: is(4),
             is_rest_long: is(5),
+            is_http2: false,
             via: None,
             date: None,
             fields: None,

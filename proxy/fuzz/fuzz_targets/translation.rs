@@ -176,10 +176,12 @@ fn check_response(input: &[u8], to_head: bool, longest: usize) {
         upgrade: false,
         keep_alive: true,
         is_rest_long: false,
+        is_http2: false,
         via: None,
         date: None,
         fields: None,
         cookie: None,
+        request_id: None,
     };
     let (mut buffer, mut pieces) = (written.bytes[..written.head_bytes].to_vec(), Pieces::default());
     let parsed = match parse_response(&mut buffer, exchanged, &mut pieces) {

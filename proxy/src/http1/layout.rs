@@ -61,6 +61,8 @@ pub struct Hop<'a> {
     pub peer: Option<IpAddr>,
     /// By what.
     pub scheme: Scheme,
+    /// It came as a stream of HTTP/2, and is written as HTTP/1.1 only here.
+    pub is_http2: bool,
     /// What the upstream is told of that; by default nothing, and what the client has said of it passes.
     pub forwarding: Option<Forwarding>,
     /// The name of this hop in Via.
@@ -80,6 +82,7 @@ impl<'a> Hop<'a> {
             host,
             peer: None,
             scheme: Scheme::Http,
+            is_http2: false,
             forwarding: None,
             via: None,
             fields: None,
@@ -102,6 +105,8 @@ pub struct Exchanged<'a> {
     pub keep_alive: bool,
     /// So much of the request is still to come that it is not waited for if the upstream closes its connection.
     pub is_rest_long: bool,
+    /// The upstream has answered by HTTP/2.
+    pub is_http2: bool,
     /// The name of this hop in Via.
     pub via: Option<&'a str>,
     /// What a response without a date is dated with; by default it is not.

@@ -106,7 +106,7 @@ pub(super) fn request(
     if let (Some(forwarding), Some(told)) = (hop.forwarding, told) {
         forwarding.push(layout, told, asked, &hop, pieces)?;
     }
-    push_via(hop.via, layout.version, pieces)?;
+    push_via(hop.via, (layout.version, hop.is_http2), pieces)?;
     if let Some(changes) = hop.fields {
         pieces.add(changes.added())?;
     }
@@ -148,10 +148,19 @@ fn forwards_left(layout: &Layout<'_>, found: &Fields) -> Result<Option<u32>, Rej
 }
 
 /// RFC 9110 7.6.3: the version is that of the message that came, the name ours. A line of its own continues the list.
-fn push_via(name: Option<&str>, version: Version, pieces: &mut Pieces) -> Result<(), Full> {
+fn push_via(
+    name: Option<&str>,
+    (version, is_http2): (Version, bool),
+    pieces: &mut Pieces,
+) -> Result<(), Full> {
     let Some(name) = name else { return Ok(()) };
-    let minor = u8::from(version == Version::Http11);
-    pieces.add_fmt(format_args!("Via: 1.{minor} {name}\r\n"))
+    let version = match version {
+        // RFC 9110 2.5: a version without minor ones has the minor 0.
+        _ if is_http2 => "2.0",
+        Version::Http11 => "1.1",
+        Version::Http10 => "1.0",
+    };
+    pieces.add_fmt(format_args!("Via: {version} {name}\r\n"))
 }
 
 /// An absolute target becomes what an origin server reads (RFC 9112 3.2.1, 3.2.4); returns its authority.
@@ -244,7 +253,7 @@ pub(super) fn response(
             (true, Version::Http11) => {}
         }
     }
-    push_via(exchanged.via, layout.version, pieces)?;
+    push_via(exchanged.via, (layout.version, exchanged.is_http2), pieces)?;
     if let Some(changes) = changes {
         pieces.add(changes.added())?;
     }

@@ -48,6 +48,14 @@ pub(crate) fn encode_head(
         (false, false, true) => Coding::Plain,
         (false, false, false) => Coding::Chunked,
     };
+    // Others could be translated (RFC 9113 8.3.1), and are not. Of a request that has a Host alone, `h2` does not tell it.
+    if request.uri.scheme_str().is_some_and(|scheme| !["http", "https"].contains(&scheme)) {
+        return Err(Reject::Target);
+    }
+    // Beside a Host alone, `h2` takes a request without any path for one of `/`.
+    if request.uri.path().is_empty() {
+        return Err(Reject::Target);
+    }
     let target = request.uri.path_and_query().ok_or(Reject::Target)?.as_str();
     let is_asterisk = target == "*" && request.method == Method::OPTIONS;
     if !target.starts_with('/') && !is_asterisk
@@ -242,10 +250,14 @@ mod tests {
             (parts("GET", "https://a/", &[("x", "a ")]), Reject::FieldValue),
             (parts("GET", "https://a/", &[("x", "\ta")]), Reject::FieldValue),
             (parts("GET", "*", &[("host", "a")]), Reject::Target),
+            (parts("GET", "ftp://a/", &[]), Reject::Target),
         ] {
             assert_eq!(encoded(&parts, true).map(drop), Err(why), "{parts:?}");
         }
         assert!(encoded(&parts("OPTIONS", "*", &[("host", "a")]), true).is_ok());
+        let mut without_path = parts("GET", "/", &[("host", "a")]);
+        without_path.uri = http::Uri::from_parts(http::uri::Parts::default()).unwrap();
+        assert_eq!(encoded(&without_path, true).map(drop), Err(Reject::Target));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::{
     fmt,
     future::poll_fn,
+    rc::Rc,
     task::{Poll, ready},
     time::Duration,
 };
@@ -23,6 +24,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::{
     decode::{DecodeError, Decoder, Head, Part},
     encode::{Coding, encode_data, encode_end, encode_head},
+    interim::{Interims, OfStream},
 };
 use crate::{http1::Reject, limits::H2_PACE_BYTES, stream::memory::Memory};
 
@@ -35,6 +37,9 @@ pub(crate) enum StreamError {
     /// The client has reset it, or its connection is gone.
     #[error("the client is gone")]
     Client,
+    /// The client's trailers are none.
+    #[error("malformed trailers")]
+    Malformed,
     /// The client has made no room for its answer in time.
     #[error("no room for the answer")]
     Stalled,
@@ -101,11 +106,16 @@ fn tell(respond: &mut SendResponse<Bytes>, status: StatusCode, why: &dyn fmt::Di
 
 impl Asked {
     /// Passes both ways on until the response has ended. `exchange` is the other side of the one that serves it; `patience` is what the client
-    /// has for each piece of its answer.
+    /// has for each piece of its answer; `interims` are those that wait for its connection.
     ///
     /// # Errors
     /// Why it ended before; the stream has been reset.
-    pub(crate) async fn relay(self, exchange: Memory, patience: Duration) -> Result<(), StreamError> {
+    pub(super) async fn relay(
+        self,
+        exchange: Memory,
+        patience: Duration,
+        interims: Rc<Interims>,
+    ) -> Result<(), StreamError> {
         let Self { coding, to_head, mut body, mut respond, head } = self;
         let exchange = std::cell::RefCell::new(exchange);
         let is_tunnel = coding == Coding::Tunnel;
@@ -125,7 +135,8 @@ impl Asked {
                 // The exchange sees its client go away only where the client does.
                 std::future::pending().await
             };
-            let answer = Answer { respond: &mut respond, stream: None, patience };
+            let interims = OfStream::new(interims, respond.stream_id().as_u32());
+            let answer = Answer { respond: &mut respond, stream: None, patience, interims };
             let answering = send_response(answer, Decoder::new(to_head, is_tunnel), (&exchange, &switched));
             tokio::select! {
                 biased;
@@ -146,6 +157,8 @@ impl Asked {
                 exchange.borrow().abort();
                 respond.send_reset(match error {
                     StreamError::Client | StreamError::Stalled => Reason::CANCEL,
+                    // RFC 9113 8.1.1.
+                    StreamError::Malformed => Reason::PROTOCOL_ERROR,
                     StreamError::Truncated | StreamError::NotSwitched => Reason::INTERNAL_ERROR,
                 });
                 Err(error)
@@ -179,7 +192,7 @@ async fn send_request(
     }
     let trailers = body.trailers().await.map_err(|_| StreamError::Client)?;
     let mut encoded = Vec::new();
-    encode_end(trailers.as_ref(), coding, &mut encoded).map_err(|_| StreamError::Client)?;
+    encode_end(trailers.as_ref(), coding, &mut encoded).map_err(|_| StreamError::Malformed)?;
     let _ = write_all(exchange, &encoded).await;
     Ok(())
 }
@@ -253,6 +266,7 @@ struct Answer<'a> {
     stream: Option<SendStream<Bytes>>,
     /// How long the client may take for a piece.
     patience: Duration,
+    interims: OfStream,
 }
 
 /// Reads a response as it comes, and passes it on; done when its end has been passed on.
@@ -304,11 +318,23 @@ impl Answer<'_> {
         .await
     }
 
+    /// Waits until there is room for another interim answer.
+    async fn take_room(&mut self) -> Result<(), StreamError> {
+        poll_fn(|context| {
+            if self.respond.poll_reset(context).is_ready() {
+                return Poll::Ready(Err(StreamError::Client));
+            }
+            self.interims.poll_take_room(context).map(Ok)
+        })
+        .await
+    }
+
     /// Passes a part on; true behind the last one.
     async fn send_part(&mut self, part: Part) -> Result<bool, StreamError> {
         let gone = |_: h2::Error| StreamError::Client;
         match (part, &mut self.stream) {
             (Part::Interim(head), _) => {
+                timeout(self.patience, self.take_room()).await.unwrap_or(Err(StreamError::Stalled))?;
                 self.respond.send_informational(response(head)).map_err(gone)?;
                 Ok(false)
             }

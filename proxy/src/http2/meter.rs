@@ -110,12 +110,15 @@ impl Meter {
         Ok(())
     }
 
-    /// Takes what was sent to the client.
-    pub(crate) fn give(&mut self, mut bytes: &[u8]) {
+    /// Takes what was sent to the client, and tells of which streams there are heads in it.
+    pub(crate) fn give(&mut self, mut bytes: &[u8], mut tell_head: impl FnMut(u32)) {
         while let Some((frame, rest)) = self.to_client.next(bytes) {
             bytes = rest;
             let worth = match frame.kind {
-                kind::HEADERS => ANSWER_WORTH,
+                kind::HEADERS => {
+                    tell_head(frame.stream);
+                    ANSWER_WORTH
+                }
                 kind::DATA => self.worth_of_piece(frame),
                 kind::RST_STREAM => {
                     self.rooms.end(frame.stream);
@@ -297,7 +300,7 @@ mod tests {
         }
         for _ in 0..=H2_CREDIT_MAX {
             meter.take(&frame(kind::HEADERS, END_HEADERS, 40), || at).unwrap();
-            meter.give(&frame(kind::HEADERS, END_HEADERS, 40));
+            meter.give(&frame(kind::HEADERS, END_HEADERS, 40), |_| ());
         }
     }
 
@@ -324,7 +327,7 @@ mod tests {
                 let mut meter = begun(Instant::now());
                 // Another frame behind it is read as well.
                 for part in [&bytes[..], &frame(kind::PING, 1, 8)].concat().chunks(piece) {
-                    meter.give(part);
+                    meter.give(part, |_| ());
                 }
                 assert_eq!(meter.told(), told, "{bytes:?} in pieces of {piece}");
             }
@@ -346,7 +349,7 @@ mod tests {
     fn is_borne(meter: &mut Meter, piece: usize, granted: &[u8]) -> bool {
         let at = meter.paid;
         (0..3 * H2_CREDIT_MAX).all(|_| {
-            meter.give(&frame(kind::DATA, 0, piece));
+            meter.give(&frame(kind::DATA, 0, piece), |_| ());
             meter.take(granted, || at).is_ok()
         })
     }
@@ -371,18 +374,18 @@ mod tests {
         meter.take(&initial_window(15), || at).unwrap();
         assert!(!is_borne(&mut meter, crumb, &grant(1, 15)));
         let mut meter = begun(at);
-        (0..3).for_each(|_| meter.give(&frame(kind::DATA, 0, 16_384)));
-        meter.give(&frame(kind::DATA, 0, 16_000));
+        (0..3).for_each(|_| meter.give(&frame(kind::DATA, 0, 16_384), |_| ()));
+        meter.give(&frame(kind::DATA, 0, 16_000), |_| ());
         meter.take(&grant(0, 1 << 20), || at).unwrap();
         assert!(!is_borne(&mut meter, 1, &grant(1, 1)));
         let mut meter = begun(at);
-        (0..4).for_each(|_| meter.give(&frame(kind::DATA, 0, 16_384)));
+        (0..4).for_each(|_| meter.give(&frame(kind::DATA, 0, 16_384), |_| ()));
         assert!(!is_borne(&mut meter, 1, &grant(0, 1)));
         // Neither do the answers to what costs.
         let mut meter = begun(at);
         for _ in 0..H2_CREDIT_MAX {
             meter.take(&frame(kind::PING, 0, 8), || at).unwrap();
-            meter.give(&frame(kind::PING, 1, 8));
+            meter.give(&frame(kind::PING, 1, 8), |_| ());
         }
         assert_eq!(meter.take(&frame(kind::PING, 0, 8), || at), Err(Flood::Pings));
     }

@@ -14,7 +14,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::meter::Meter;
+use super::{interim::Interims, meter::Meter};
 use crate::{
     flood::Flood,
     limits::DISCARDED_BYTES_MAX,
@@ -34,6 +34,8 @@ pub(crate) struct Found {
     pub(crate) flood: Cell<Option<Flood>>,
     /// What `h2` has told it that it has had enough of.
     pub(crate) told: Cell<Option<Flood>>,
+    /// What waits of interim answers.
+    pub(super) interims: Rc<Interims>,
 }
 
 /// The connection.
@@ -138,7 +140,7 @@ impl AsyncWrite for Metered {
         let mut left = written;
         for slice in slices {
             let part = left.min(slice.len());
-            this.meter.give(&slice[..part]);
+            this.meter.give(&slice[..part], |stream| this.found.interims.note_left(stream));
             left -= part;
         }
         this.found.told.set(this.meter.told());

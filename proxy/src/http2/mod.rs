@@ -20,6 +20,7 @@ mod frames;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod goodbye;
+mod interim;
 mod listened;
 mod meter;
 mod metered;

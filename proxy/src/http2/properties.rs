@@ -62,7 +62,7 @@ fn metered(bytes: &[u8], size: usize) -> (Option<Flood>, Option<u64>) {
     let now = std::time::Instant::now();
     let mut meter = Meter::new(now);
     for piece in bytes.chunks(size) {
-        meter.give(piece);
+        meter.give(piece, |_| ());
         if let Err(flood) = meter.take(piece, || now) {
             return (Some(flood), None);
         }

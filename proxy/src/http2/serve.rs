@@ -18,6 +18,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     exchange::{Asked, StreamError, ask},
+    interim::Interims,
     metered::{Found, Metered},
 };
 use crate::{
@@ -72,7 +73,7 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
                             let inner = Inner { memory: far, certificate: certificate.clone() };
                             let client = (Stream::Memory(Box::new(inner)), peer);
                             let session = Session::new(client, Counted::new(worker.clone()), target.clone());
-                            streams.spawn_local(serve_stream(session, asked, near));
+                            streams.spawn_local(serve_stream(session, asked, near, found.interims.clone()));
                         }
                         Err(reject) => worker.stats.note_refusal(Refusal::Request(reject)),
                     }
@@ -146,10 +147,10 @@ fn builder() -> h2::server::Builder {
     builder
 }
 
-async fn serve_stream(session: Session, asked: Asked, near: Memory) {
+async fn serve_stream(session: Session, asked: Asked, near: Memory, interims: Rc<Interims>) {
     let (peer, worker) = (session.peer, session.worker.clone());
     let patience = worker.settings().timeouts.body;
-    let (relayed, ()) = tokio::join!(asked.relay(near, patience), Http::new(session));
+    let (relayed, ()) = tokio::join!(asked.relay(near, patience, interims), Http::new(session));
     if relayed == Err(StreamError::Stalled) {
         note_flood(&worker, peer, Flood::Stall);
     }

@@ -114,6 +114,7 @@ impl Exchange {
                     host: &session.role_name,
                     peer: session.peer_ip(),
                     scheme: session.client.scheme(),
+                    is_http2: session.client.is_http2(),
                     forwarding: settings.forwarding,
                     via: settings.via.as_deref(),
                     fields: rules.map(|rules| &rules.request),

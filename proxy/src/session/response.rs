@@ -87,6 +87,7 @@ impl Exchange {
             upgrade: request.upgrade && self.request.half.has_left(),
             keep_alive: request.keep_alive && !session.worker.is_draining() && !is_undecided,
             is_rest_long: is_rest_long(self.request.half.kind()),
+            is_http2: self.upstream.as_ref().is_some_and(Link::is_http2),
             via: settings.via.as_deref(),
             date: Some(&date),
             fields: rules.as_ref().map(|rules| rules.response(session.client.scheme())),

@@ -46,6 +46,7 @@ pub(super) const GET: Exchanged<'_> = Exchanged {
     upgrade: false,
     keep_alive: true,
     is_rest_long: false,
+    is_http2: false,
     via: None,
     date: None,
     fields: None,

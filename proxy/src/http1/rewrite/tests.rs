@@ -36,6 +36,7 @@ const GET: Exchanged<'_> = Exchanged {
     upgrade: false,
     keep_alive: true,
     is_rest_long: false,
+    is_http2: false,
     via: None,
     date: None,
     fields: None,
@@ -230,6 +231,17 @@ fn via_names_this_hop_and_the_version_that_came_to_it() {
         let output = response(&input, Exchanged { via: Some("p"), ..GET });
         assert_eq!(output, Ok(format!("HTTP/1.1 204 No Content\r\nVia: 1.1 x\r\nVia: {version} p\r\n\r\n")));
     }
+}
+
+#[test]
+fn via_says_2_0_of_what_came_by_http_2_whatever_it_is_written_as_here() {
+    let hop = Hop { via: Some("p"), is_http2: true, ..Hop::plain("role") };
+    let asked =
+        passed("GET / HTTP/1.1\r\nHost: a\r\n\r\n", |buffer, pieces| parse_request(buffer, hop, pieces));
+    assert_eq!(asked.unwrap(), "GET / HTTP/1.1\r\nHost: a\r\nVia: 2.0 p\r\n\r\n");
+    let exchanged = Exchanged { via: Some("p"), is_http2: true, ..GET };
+    let told = response("HTTP/1.1 204 No Content\r\n\r\n", exchanged);
+    assert_eq!(told.unwrap(), "HTTP/1.1 204 No Content\r\nVia: 2.0 p\r\n\r\n");
 }
 
 #[test]

@@ -260,6 +260,24 @@ fn heads_without_bodies_and_interim_answers_pass() {
 }
 
 #[test]
+fn via_says_by_which_version_the_client_has_come_and_by_which_the_upstream_has_answered() {
+    let upstream = origin(|stream, head| {
+        let length = head.len();
+        answer(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{head}"))
+    });
+    let proxy = start_h2c(upstream, "--via p");
+    with_client(&proxy, async |mut client| {
+        let (response, _) = client.send_request(request("GET", "/"), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.headers()["via"], "1.1 p");
+        let head = read_body(&mut response.into_body()).await.unwrap();
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.ends_with("\r\nVia: 2.0 p\r\n\r\n"), "{head}");
+    });
+    proxy.stop();
+}
+
+#[test]
 fn an_answer_that_comes_before_its_request_has_ended_is_whole_and_others_go_on() {
     let upstream = origin(|stream, head| {
         answer(stream, "HTTP/1.1 413 x\r\nContent-Length: 2\r\n\r\nno");

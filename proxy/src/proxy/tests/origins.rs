@@ -137,6 +137,20 @@ fn trailers_and_interim_heads_pass_and_an_end_in_the_head_is_one() {
 }
 
 #[test]
+fn via_says_that_an_upstream_of_http_2_has_answered_a_client_of_http_1() {
+    let (origin, _) = start_origin(100, async |_, request, respond| {
+        assert_eq!(request.headers()["via"], "1.1 p");
+        answer(respond, b"x").await;
+    });
+    let proxy = start_h2c_role(origin, "--via p");
+    let mut client = connect(&proxy);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let told = read_all(&mut client);
+    assert!(told.starts_with("HTTP/1.1 200 ") && told.contains("\r\nVia: 2.0 p\r\n"), "{told}");
+    proxy.stop();
+}
+
+#[test]
 fn what_an_origin_has_not_looked_at_is_asked_again_whatever_it_is() {
     let (origin, seen) = start_origin(100, async |seen, _, mut respond| {
         if seen.streams.load(Ordering::SeqCst) == 1 {

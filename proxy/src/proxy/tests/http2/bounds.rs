@@ -108,3 +108,56 @@ fn a_client_that_takes_nothing_of_its_answer_has_its_stream_reset() {
     assert!(told.windows(reset.len()).any(|frame| frame == reset), "{told:?}");
     proxy.stop();
 }
+
+/// Of an origin that would send them: more than all kernels on the way hold.
+const INTERIMS_COUNT: usize = 4096;
+
+/// Its frames, one after another, without what is in them.
+fn read_heads(client: &mut impl Read, count: usize) {
+    let mut seen = 0;
+    while seen < count {
+        let mut head = [0; 9];
+        client.read_exact(&mut head).unwrap();
+        let length = u64::from(u32::from_be_bytes([0, head[0], head[1], head[2]]));
+        std::io::copy(&mut client.by_ref().take(length), &mut std::io::sink()).unwrap();
+        assert!([1, 4, 8].contains(&head[3]), "neither head nor settings nor room: {head:?}");
+        seen += usize::from(head[3] == 1);
+    }
+}
+
+#[test]
+fn interim_answers_for_a_client_that_does_not_read_wait_at_their_upstream_and_all_come() {
+    let interim = format!("HTTP/1.1 103 x\r\nLink: {}\r\n\r\n", "y".repeat(8000)).into_bytes();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (stuck, is_stuck) = mpsc::channel();
+    let writing = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        assert!(read_head(&mut stream, &mut Vec::new()));
+        socket2::SockRef::from(&stream).set_send_buffer_size(16 * 1024).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        let (all, mut sent) = (INTERIMS_COUNT * interim.len(), 0);
+        while sent < all {
+            match stream.write(&interim[sent % interim.len()..]) {
+                Ok(count) => sent += count,
+                // From here on it is the client's turn.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    stuck.send((sent, all)).unwrap();
+                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                }
+                Err(error) => panic!("{sent} of {all}: {error}"),
+            }
+        }
+        answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    let proxy = start_h2c(addr, "");
+    let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    let mut client = silent(&proxy, &[SETTINGS, &get].concat());
+    let (sent, all) = is_stuck.recv_timeout(PATIENCE).expect("the origin has to wait");
+    println!("{sent} of {all} bytes were taken");
+    // What kernels hold is some ten megabytes, at the sizes that are usual.
+    assert!(sent < all / 4 * 3, "{sent} of {all} bytes were taken");
+    read_heads(&mut client, INTERIMS_COUNT + 1);
+    writing.join().unwrap();
+    proxy.stop();
+}
