@@ -13,7 +13,7 @@ mod tickets;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustls::{
@@ -94,6 +94,8 @@ pub(crate) struct Certificate {
     /// In lower case; a first label `*` is any.
     names: Vec<String>,
     leaf: CertificateDer<'static>,
+    /// An address that it was found to cover: whoever comes by that comes often, and to look means to parse all of it.
+    covered_addr: OnceLock<Box<str>>,
     config: Arc<ServerConfig>,
 }
 
@@ -142,7 +144,7 @@ impl Certificate {
             TlsError::InconsistentKeys(_) => CertificateError::OtherKey(pair.clone()),
             error => CertificateError::Unusable { path, why: error.to_string() },
         })?;
-        Ok(Self { names, leaf, config: Arc::new(config) })
+        Ok(Self { names, leaf, covered_addr: OnceLock::new(), config: Arc::new(config) })
     }
 
     pub(crate) fn config(&self) -> &Arc<ServerConfig> {
@@ -165,11 +167,18 @@ impl Certificate {
 
     /// Whether it is the certificate of this host, whose case does not matter.
     pub(crate) fn covers(&self, host: &str) -> bool {
+        if self.covered_addr.get().is_some_and(|addr| **addr == *host) {
+            return true;
+        }
         if let Ok(addr) = IpAddr::try_from(host.trim_start_matches('[').trim_end_matches(']')) {
             let cert = EndEntityCert::try_from(&self.leaf);
-            return cert.is_ok_and(|cert| {
+            let is_covered = cert.is_ok_and(|cert| {
                 cert.verify_is_valid_for_subject_name(&ServerName::IpAddress(addr)).is_ok()
             });
+            if is_covered {
+                self.covered_addr.get_or_init(|| host.into());
+            }
+            return is_covered;
         }
         self.names.iter().any(|name| match name.strip_prefix("*.") {
             Some(suffix) => {

@@ -7,6 +7,8 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
+use tokio::io::ReadBuf;
+
 use crate::{
     certificates::Seal,
     dial::poll_connected,
@@ -272,6 +274,14 @@ impl Transport for Link {
             Self::Plain(socket) => socket.poll_recv(context, into),
             Self::Tls(shaking) => shaking.tls.poll_recv(context, into),
             Self::Stream(stream) => stream.memory.poll_recv(context, into),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_read(context, into),
+            Self::Tls(shaking) => shaking.tls.poll_read(context, into),
+            Self::Stream(stream) => stream.memory.poll_read(context, into),
         }
     }
 

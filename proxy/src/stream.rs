@@ -11,11 +11,11 @@ pub(crate) mod tls;
 use std::{
     io::{self, IoSlice},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{io::ReadBuf, net::TcpStream};
 
 use crate::{certificates::Certificate, http1::Scheme, socket::Socket};
 pub(crate) use async_io::Io;
@@ -26,6 +26,9 @@ pub(crate) use tls::Tls;
 pub(crate) trait Transport {
     /// Reads once; 0 is an orderly end.
     fn poll_recv(&mut self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// The same for a buffer that need not be cleared.
+    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 
     /// Takes as much as there is room for.
     fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
@@ -57,6 +60,14 @@ impl Transport for Socket {
     #[inline]
     fn poll_recv(&mut self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll_recv(context, into)
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Clearing is dear where there is nothing to read, as whoever reads until there is nothing finds each time.
+        ready!(self.poll_recv_ready(context))?;
+        let count = ready!(self.poll_recv(context, into.initialize_unfilled()))?;
+        into.advance(count);
+        Poll::Ready(Ok(()))
     }
 
     #[inline]
@@ -132,6 +143,14 @@ impl Transport for Stream {
             Self::Plain(socket) => socket.poll_recv(context, into),
             Self::Tls(tls) => tls.poll_recv(context, into),
             Self::Memory(inner) => inner.memory.poll_recv(context, into),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_read(context, into),
+            Self::Tls(tls) => tls.poll_read(context, into),
+            Self::Memory(inner) => inner.memory.poll_read(context, into),
         }
     }
 

@@ -80,7 +80,7 @@ fn a_certificate_covers_the_hosts_that_it_names_in_any_case_and_at_any_port() {
     let folder = Folder::new();
     let pair = folder.write("a", &["a.test", "*.b.test", "192.0.2.1", "2001:db8::1"]);
     let certificate = Certificate::read(&pair, &Shared::new().unwrap()).unwrap();
-    for covered in [
+    let all_covered = [
         "a.test",
         "A.Test",
         "a.test.",
@@ -92,11 +92,16 @@ fn a_certificate_covers_the_hosts_that_it_names_in_any_case_and_at_any_port() {
         "",
         "u@other",
         "\u{e4}",
-    ] {
-        assert!(certificate.covers_authority(covered.as_bytes()), "{covered}");
-    }
-    for other in ["b.test", "y.x.b.test", "a.test.evil", "xa.test", "192.0.2.2", "[2001:db8::2]", "test"] {
-        assert!(!certificate.covers_authority(other.as_bytes()), "{other}");
+    ];
+    // Addresses that were found to be covered are remembered, and those alone.
+    for _ in 0..2 {
+        for covered in all_covered {
+            assert!(certificate.covers_authority(covered.as_bytes()), "{covered}");
+        }
+        for other in ["b.test", "y.x.b.test", "a.test.evil", "xa.test", "192.0.2.2", "[2001:db8::2]", "test"]
+        {
+            assert!(!certificate.covers_authority(other.as_bytes()), "{other}");
+        }
     }
 }
 

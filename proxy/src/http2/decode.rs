@@ -187,6 +187,22 @@ impl Decoder {
         }
     }
 
+    /// Takes the end of the body, if that is what comes next and there are no trailers.
+    pub(crate) fn take_end(&mut self, bytes: &mut BytesMut) -> bool {
+        let end: &[u8] = match self.next {
+            Next::Body(0) => b"",
+            Next::ChunkEnd => b"\r\n0\r\n\r\n",
+            Next::Trailers => b"\r\n",
+            _ => return false,
+        };
+        let is_end = bytes.starts_with(end);
+        if is_end {
+            bytes.advance(end.len());
+            self.next = Next::Nothing;
+        }
+        is_end
+    }
+
     /// The connection has ended in order.
     ///
     /// # Errors
@@ -334,6 +350,31 @@ pub(super) mod tests {
         let fields =
             fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
         Head { status: StatusCode::from_u16(status).unwrap(), fields: fields.collect(), is_whole }
+    }
+
+    #[test]
+    fn an_end_that_has_come_is_taken_with_the_last_data_and_no_other() {
+        let large = "x".repeat(JOINED_BYTES_MAX);
+        let chunk = format!("{JOINED_BYTES_MAX:x}\r\n{large}\r\n");
+        for (body, is_taken) in [
+            ("Content-Length: 5\r\n\r\nhello", true),
+            ("Content-Length: 6\r\n\r\nhello", false),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", true),
+            (&format!("Transfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n"), true),
+            (&format!("Transfer-Encoding: chunked\r\n\r\n{chunk}0\r\nX: y\r\n\r\n"), false),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n", false),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r", false),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello", false),
+            ("Connection: close\r\n\r\nhello", false),
+        ] {
+            let mut bytes = BytesMut::from(format!("HTTP/1.1 200 OK\r\n{body}").as_bytes());
+            let mut decoder = Decoder::new(false, false);
+            assert!(matches!(decoder.decode(&mut bytes), Ok(Some(Part::Head(_)))));
+            assert!(!decoder.take_end(&mut bytes), "before the body of {body}");
+            assert!(matches!(decoder.decode(&mut bytes), Ok(Some(Part::Data(_)))));
+            assert_eq!((decoder.take_end(&mut bytes), decoder.is_done()), (is_taken, is_taken), "{body}");
+            assert!(!is_taken || bytes.is_empty(), "{body}");
+        }
     }
 
     #[test]

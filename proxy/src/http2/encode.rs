@@ -3,6 +3,7 @@
 //! What is odd is refused and never repaired (RFC 9113 8.2, 8.3): whatever is written here, the parser of `http1` reads before anybody
 //! acts on it, so that there is one opinion on where a request ends.
 
+use bytes::BufMut;
 use http::{HeaderMap, Method, header, request::Parts};
 
 use crate::http1::{Reject, head::is_authority};
@@ -30,7 +31,7 @@ pub(crate) fn encode_head(
     protocol: Option<&str>,
     is_whole: bool,
     key: &str,
-    into: &mut Vec<u8>,
+    into: &mut impl BufMut,
 ) -> Result<Coding, Reject> {
     let is_tunnel = request.method == Method::CONNECT && protocol == Some("websocket");
     if request.method == Method::CONNECT && !is_tunnel || protocol.is_some() != is_tunnel {
@@ -65,12 +66,12 @@ pub(crate) fn encode_head(
     }
     let method = if is_tunnel { "GET" } else { request.method.as_str() };
     for part in [method, " ", target, " HTTP/1.1\r\nHost: "] {
-        into.extend_from_slice(part.as_bytes());
+        into.put_slice(part.as_bytes());
     }
-    into.extend_from_slice(host(request)?);
-    into.extend_from_slice(b"\r\n");
+    into.put_slice(host(request)?);
+    into.put_slice(b"\r\n");
     encode_fields(&request.headers, into)?;
-    into.extend_from_slice(match coding {
+    into.put_slice(match coding {
         Coding::Chunked => b"Transfer-Encoding: chunked\r\n",
         // RFC 9110 8.6: of these methods a body is expected, and its absence said.
         Coding::Empty
@@ -82,10 +83,10 @@ pub(crate) fn encode_head(
         Coding::Empty | Coding::Plain => b"",
     });
     if is_tunnel {
-        into.extend_from_slice(key.as_bytes());
-        into.extend_from_slice(b"\r\n");
+        into.put_slice(key.as_bytes());
+        into.put_slice(b"\r\n");
     }
-    into.extend_from_slice(b"\r\n");
+    into.put_slice(b"\r\n");
     Ok(coding)
 }
 
@@ -106,30 +107,30 @@ fn host(request: &Parts) -> Result<&[u8], Reject> {
     if is_authority(host) { Ok(host) } else { Err(Reject::HostMalformed) }
 }
 
-pub(super) fn encode_fields(fields: &HeaderMap, into: &mut Vec<u8>) -> Result<(), Reject> {
-    for name in fields.keys() {
+pub(super) fn encode_fields(fields: &HeaderMap, into: &mut impl BufMut) -> Result<(), Reject> {
+    let mut has_cookie = false;
+    for (name, value) in fields {
         if is_of_one_hop(name.as_str()) {
             return Err(Reject::FieldName);
         }
-        let values = fields.get_all(name).iter();
         match name.as_str() {
             "host" => {}
             // RFC 9113 8.2.3: its crumbs are one field.
+            "cookie" if has_cookie => {}
             "cookie" => {
-                into.extend_from_slice(b"cookie: ");
-                for (position, value) in values.enumerate() {
-                    into.extend_from_slice(if position == 0 { b"" } else { b"; " });
+                has_cookie = true;
+                into.put_slice(b"cookie: ");
+                for (position, value) in fields.get_all(name).iter().enumerate() {
+                    into.put_slice(if position == 0 { b"" } else { b"; " });
                     encode_value(value.as_bytes(), into)?;
                 }
-                into.extend_from_slice(b"\r\n");
+                into.put_slice(b"\r\n");
             }
             name => {
-                for value in values {
-                    into.extend_from_slice(name.as_bytes());
-                    into.extend_from_slice(b": ");
-                    encode_value(value.as_bytes(), into)?;
-                    into.extend_from_slice(b"\r\n");
-                }
+                into.put_slice(name.as_bytes());
+                into.put_slice(b": ");
+                encode_value(value.as_bytes(), into)?;
+                into.put_slice(b"\r\n");
             }
         }
     }
@@ -151,13 +152,13 @@ fn is_of_one_hop(name: &str) -> bool {
 }
 
 /// RFC 9113 8.2.1: no line may end within a value.
-fn encode_value(value: &[u8], into: &mut Vec<u8>) -> Result<(), Reject> {
+fn encode_value(value: &[u8], into: &mut impl BufMut) -> Result<(), Reject> {
     let is_padded = value.first().or(value.last()).is_some_and(|byte| b" \t".contains(byte))
         || value.last().is_some_and(|byte| b" \t".contains(byte));
     if is_padded || value.iter().any(|byte| b"\r\n\0".contains(byte)) {
         return Err(Reject::FieldValue);
     }
-    into.extend_from_slice(value);
+    into.put_slice(value);
     Ok(())
 }
 

@@ -9,17 +9,20 @@
 
 use std::{
     fmt,
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::pin,
     rc::Rc,
     task::{Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use data_encoding::BASE64;
 use h2::{Reason, RecvStream, SendStream, ext::Protocol, server::SendResponse};
 use http::{Request, Response, StatusCode, header};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{error::Elapsed, timeout},
+};
 
 use super::{
     decode::{DecodeError, Decoder, Head, Part},
@@ -27,6 +30,10 @@ use super::{
     interim::{Interims, OfStream},
 };
 use crate::{http1::Reject, limits::H2_PACE_BYTES, stream::memory::Memory};
+
+/// The Sec-WebSocket-Key that upstreams are asked with, sixteen bytes of nothing (RFC 6455 4.1): nobody checks what it is, only that the
+/// answer fits, and the client of a stream is told neither.
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 
 /// Bytes of a body that are written at once: room is granted anew behind each.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
@@ -60,33 +67,33 @@ impl From<DecodeError> for StreamError {
     }
 }
 
-/// A request whose head is written, and both its ways.
+/// A request whose head is written: what comes behind that, and where its answer goes.
 pub(crate) struct Asked {
     coding: Coding,
     to_head: bool,
     body: RecvStream,
     respond: SendResponse<Bytes>,
-    head: Vec<u8>,
 }
 
-/// Reads the head of a stream's request; what is refused is answered here.
+/// Writes the head of a stream's request; what is refused is answered here.
 ///
 /// # Errors
 /// Why it is refused.
-pub(crate) fn ask(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Result<Asked, Reject> {
+pub(crate) fn ask(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    head: &mut BytesMut,
+) -> Result<Asked, Reject> {
     let (parts, body) = request.into_parts();
     let protocol = parts.extensions.get::<Protocol>().map(Protocol::as_str);
-    // RFC 6455 4.1: nobody checks what it is, only that the answer fits, and the client of a stream is told neither.
-    let key = BASE64.encode(&[0; 16]);
-    let mut head = Vec::with_capacity(512);
-    let coding = match encode_head(&parts, protocol, body.is_end_stream(), &key, &mut head) {
+    let coding = match encode_head(&parts, protocol, body.is_end_stream(), KEY, head) {
         Ok(coding) => coding,
         Err(reject) => {
             refuse(&mut respond, reject);
             return Err(reject);
         }
     };
-    Ok(Asked { coding, to_head: parts.method == http::Method::HEAD, body, respond, head })
+    Ok(Asked { coding, to_head: parts.method == http::Method::HEAD, body, respond })
 }
 
 fn refuse(respond: &mut SendResponse<Bytes>, reject: Reject) {
@@ -105,8 +112,13 @@ fn tell(respond: &mut SendResponse<Bytes>, status: StatusCode, why: &dyn fmt::Di
 }
 
 impl Asked {
-    /// Passes both ways on until the response has ended. `exchange` is the other side of the one that serves it; `patience` is what the client
-    /// has for each piece of its answer; `interims` are those that wait for its connection.
+    /// Something comes behind the head.
+    pub(crate) fn has_body(&self) -> bool {
+        self.coding != Coding::Empty
+    }
+
+    /// Passes both ways on until the response has ended. `exchange` is the other side of the one that serves it, which has the head;
+    /// `patience` is what the client has for each piece of its answer; `interims` are those that wait for its connection.
     ///
     /// # Errors
     /// Why it ended before; the stream has been reset.
@@ -116,13 +128,18 @@ impl Asked {
         patience: Duration,
         interims: Rc<Interims>,
     ) -> Result<(), StreamError> {
-        let Self { coding, to_head, mut body, mut respond, head } = self;
+        let Self { coding, to_head, mut body, mut respond } = self;
         let exchange = std::cell::RefCell::new(exchange);
         let is_tunnel = coding == Coding::Tunnel;
         let switched = Notify::new();
-        let answered = {
-            let asking = async {
-                let asked = send_request(&mut body, coding, head, (&exchange, &switched)).await;
+        let interims = OfStream::new(interims, respond.stream_id().as_u32());
+        let answer = Answer { respond: &mut respond, stream: None, patience, interims };
+        // Written where they are polled: a future that is moved leaves its room behind, in every stream.
+        let answered = tokio::select! {
+            biased;
+            answered = send_response(answer, Decoder::new(to_head, is_tunnel), (&exchange, &switched)) => answered,
+            error = async {
+                let asked = send_request(&mut body, coding, (&exchange, &switched)).await;
                 match asked {
                     Ok(()) if is_tunnel => exchange.borrow().finish(),
                     Ok(()) => {}
@@ -134,15 +151,7 @@ impl Asked {
                 }
                 // The exchange sees its client go away only where the client does.
                 std::future::pending().await
-            };
-            let interims = OfStream::new(interims, respond.stream_id().as_u32());
-            let answer = Answer { respond: &mut respond, stream: None, patience, interims };
-            let answering = send_response(answer, Decoder::new(to_head, is_tunnel), (&exchange, &switched));
-            tokio::select! {
-                biased;
-                answered = answering => answered,
-                error = asking => Err(error),
-            }
+            } => Err(error),
         };
         match answered {
             // What is left of its request is not needed: `h2` tells the client so, behind the answer (RFC 9113 8.1).
@@ -170,14 +179,13 @@ impl Asked {
 /// An exchange's connection, for both of its ways.
 pub(super) type Shared = std::cell::RefCell<Memory>;
 
-/// Writes a request as it comes; done when all of it is with the exchange.
+/// Writes what comes behind a request's head; done when all of it is with the exchange.
 async fn send_request(
     body: &mut RecvStream,
     coding: Coding,
-    head: Vec<u8>,
     (exchange, switched): (&Shared, &Notify),
 ) -> Result<(), StreamError> {
-    if write_all(exchange, &head).await.is_err() {
+    if coding == Coding::Empty {
         return Ok(());
     }
     if coding == Coding::Tunnel {
@@ -277,23 +285,23 @@ async fn send_response(
 ) -> Result<(), StreamError> {
     let mut bytes = BytesMut::new();
     loop {
-        match decoder.decode(&mut bytes)? {
-            Some(part) => {
-                if decoder.is_switched() {
-                    switched.notify_one();
-                }
-                if answer.send_part(part).await? {
-                    return Ok(());
-                }
-            }
-            None if decoder.is_done() => return Ok(()),
-            None => {
-                if answer.read_more(exchange, &mut bytes).await? == 0 {
-                    let end = decoder.decode_end()?;
-                    answer.send_part(end).await?;
-                    return Ok(());
-                }
-            }
+        let part = match decoder.decode(&mut bytes)? {
+            Some(part) => part,
+            None if answer.read_more(exchange, &mut bytes).await? == 0 => decoder.decode_end()?,
+            None => continue,
+        };
+        if decoder.is_switched() {
+            switched.notify_one();
+        }
+        if matches!(part, Part::Interim(_)) {
+            answer.take_room().await?;
+        }
+        if let Some(data) = answer.send_part(part)? {
+            // An end that is known goes with what it ends: a frame of its own costs both sides as much as that.
+            answer.send_data(data, decoder.take_end(&mut bytes)).await?;
+        }
+        if decoder.is_done() {
+            return Ok(());
         }
     }
 }
@@ -309,57 +317,48 @@ impl Answer<'_> {
             if reset.is_ready() {
                 return Poll::Ready(Err(StreamError::Client));
             }
-            let read = exchange.borrow_mut().poll_read_with(context, |bytes| {
-                into.extend_from_slice(bytes);
-                (bytes.len(), bytes.len())
-            });
-            Poll::Ready(ready!(read).map_err(|_| StreamError::Truncated))
+            let taken = exchange.borrow_mut().poll_take(context, into);
+            Poll::Ready(ready!(taken).map_err(|_| StreamError::Truncated))
         })
         .await
     }
 
     /// Waits until there is room for another interim answer.
     async fn take_room(&mut self) -> Result<(), StreamError> {
-        poll_fn(|context| {
+        let waiting = poll_fn(|context| {
             if self.respond.poll_reset(context).is_ready() {
                 return Poll::Ready(Err(StreamError::Client));
             }
             self.interims.poll_take_room(context).map(Ok)
-        })
-        .await
+        });
+        within(self.patience, waiting).await.unwrap_or(Err(StreamError::Stalled))
     }
 
-    /// Passes a part on; true behind the last one.
-    async fn send_part(&mut self, part: Part) -> Result<bool, StreamError> {
+    /// Passes a part on; data, which may have to wait, are given back.
+    fn send_part(&mut self, part: Part) -> Result<Option<Bytes>, StreamError> {
         let gone = |_: h2::Error| StreamError::Client;
         match (part, &mut self.stream) {
-            (Part::Interim(head), _) => {
-                timeout(self.patience, self.take_room()).await.unwrap_or(Err(StreamError::Stalled))?;
-                self.respond.send_informational(response(head)).map_err(gone)?;
-                Ok(false)
-            }
+            (Part::Interim(head), _) => self.respond.send_informational(response(head)).map_err(gone)?,
             (Part::Head(head), stream) => {
                 let is_whole = head.is_whole;
                 *stream = Some(self.respond.send_response(response(head), is_whole).map_err(gone)?);
-                Ok(is_whole)
             }
-            (Part::Data(data), Some(stream)) => {
-                let mut data = data;
-                // Whoever takes crumbs now and then has a pace to keep, too.
-                while !data.is_empty() {
-                    let sending = send_some(stream, &mut data, H2_PACE_BYTES);
-                    timeout(self.patience, sending).await.unwrap_or(Err(StreamError::Stalled))?;
-                }
-                Ok(false)
-            }
-            (Part::End(None), Some(stream)) => {
-                stream.send_data(Bytes::new(), true).map(|()| true).map_err(gone)
-            }
-            (Part::End(Some(trailers)), Some(stream)) => {
-                stream.send_trailers(trailers).map(|()| true).map_err(gone)
-            }
-            (Part::Data(_) | Part::End(_), None) => Err(StreamError::Truncated),
+            (Part::Data(data), Some(_)) => return Ok(Some(data)),
+            (Part::End(None), Some(stream)) => stream.send_data(Bytes::new(), true).map_err(gone)?,
+            (Part::End(Some(trailers)), Some(stream)) => stream.send_trailers(trailers).map_err(gone)?,
+            (Part::Data(_) | Part::End(_), None) => return Err(StreamError::Truncated),
         }
+        Ok(None)
+    }
+
+    /// Sends data; nothing comes behind the last. Whoever takes crumbs now and then has a pace to keep, too.
+    async fn send_data(&mut self, mut data: Bytes, is_last: bool) -> Result<(), StreamError> {
+        let stream = self.stream.as_mut().ok_or(StreamError::Truncated)?;
+        while !data.is_empty() {
+            let sending = send_some(stream, &mut data, is_last, H2_PACE_BYTES);
+            within(self.patience, sending).await.unwrap_or(Err(StreamError::Stalled))?;
+        }
+        Ok(())
     }
 }
 
@@ -369,16 +368,26 @@ fn response(head: Head) -> Response<()> {
     response
 }
 
+/// Waits for this no longer than that. A timer is made only where there is something to wait for, and takes no room before.
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = pin!(work);
+    match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => Box::pin(timeout(time, work)).await,
+    }
+}
+
 /// Sends data as far as the other side grants room for it.
 pub(super) async fn send_data(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), StreamError> {
     let all = data.len();
-    send_some(stream, &mut data, all).await
+    send_some(stream, &mut data, false, all).await
 }
 
-/// Sends as much of this as the other side grants room for, and so many bytes at least, if it has as many.
+/// Sends as much of this as the other side grants room for, and so many bytes at least, if it has as many. Nothing comes behind the last.
 async fn send_some(
     stream: &mut SendStream<Bytes>,
     data: &mut Bytes,
+    is_last: bool,
     bytes_min: usize,
 ) -> Result<(), StreamError> {
     let enough = data.len().saturating_sub(bytes_min);
@@ -393,7 +402,7 @@ async fn send_some(
         let granted = granted.await.and_then(Result::ok).ok_or(StreamError::Client)?;
         let piece = data.split_to(granted.min(data.len()));
         if !piece.is_empty() {
-            stream.send_data(piece, false).map_err(|_| StreamError::Client)?;
+            stream.send_data(piece, is_last && data.is_empty()).map_err(|_| StreamError::Client)?;
         }
     }
     Ok(())

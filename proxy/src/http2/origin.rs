@@ -148,13 +148,7 @@ pub(super) async fn relay(
 
 /// Takes what has come; nothing at the end.
 async fn read_more(exchange: &Shared, into: &mut BytesMut) -> std::io::Result<usize> {
-    poll_fn(|context| {
-        exchange.borrow_mut().poll_read_with(context, |bytes| {
-            into.extend_from_slice(bytes);
-            (bytes.len(), bytes.len())
-        })
-    })
-    .await
+    poll_fn(|context| exchange.borrow_mut().poll_take(context, into)).await
 }
 
 /// Sends a body as it comes.

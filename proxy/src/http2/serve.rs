@@ -1,20 +1,25 @@
 //! A client's connection of HTTP/2: as many exchanges at a time as it has streams.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     net::SocketAddr,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use h2::{
     Reason, RecvStream,
     server::{Connection, SendResponse},
 };
 use http::Request;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::coop::unconstrained,
+    time::{sleep, timeout},
+};
 
 use super::{
     exchange::{Asked, StreamError, ask},
@@ -38,6 +43,9 @@ use crate::{
 /// How long a client without streams may take to hear that its connection ends, and one that floods that it has had enough.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Room for the heads of most requests.
+const HEAD_BYTES: usize = 512;
+
 /// Who has connected, and to what.
 pub(crate) struct Client {
     pub(crate) stream: Stream,
@@ -58,26 +66,32 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
     let Ok(Ok(mut connection)) = timeout(header, handshake).await else {
         return worker.stats.clients_unheard.add(1);
     };
-    let mut streams = JoinSet::new();
+    let mut streams = Streams::new();
     let mut is_closing = false;
     loop {
         // While it has streams, these have times of their own.
         let patience = if is_closing { GOODBYE_TIMEOUT } else { worker.settings().timeouts.idle };
         tokio::select! {
             biased;
-            accepted = poll_fn(|context| poll_accept(&mut connection, &found, context)) => match accepted {
-                Ok((request, respond)) => {
-                    match ask(request, respond) {
+            turn = poll_fn(|context| poll_turn((&mut connection, &mut streams), &found, context)) => match turn {
+                Ok(Some((request, respond))) => {
+                    let mut head = BytesMut::with_capacity(HEAD_BYTES);
+                    match ask(request, respond, &mut head) {
                         Ok(asked) => {
                             let (near, far) = memory::pair();
+                            near.begin(head);
                             let inner = Inner { memory: far, certificate: certificate.clone() };
                             let client = (Stream::Memory(Box::new(inner)), peer);
                             let session = Session::new(client, Counted::new(worker.clone()), target.clone());
-                            streams.spawn_local(serve_stream(session, asked, near, found.interims.clone()));
+                            let known = (peer, worker.clone());
+                            let exchange = Some(Http::new(session));
+                            let served = serve_stream(exchange, asked, near, found.interims.clone(), known);
+                            streams.push(Box::pin(served));
                         }
                         Err(reject) => worker.stats.note_refusal(Refusal::Request(reject)),
                     }
                 }
+                Ok(None) => {}
                 Err(End::Orderly) => break,
                 Err(End::Error(error)) => {
                     note_end(&worker, peer, &error, found.told.get());
@@ -92,12 +106,11 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
                     return;
                 }
             },
-            Some(_) = streams.join_next(), if !streams.is_empty() => {}
             () = worker.draining(), if !is_closing => {
                 connection.graceful_shutdown();
                 is_closing = true;
             }
-            () = tokio::time::sleep(patience), if streams.is_empty() => {
+            () = async { sleep(patience).await }, if streams.is_empty() => {
                 if is_closing {
                     // It does not answer, and has nothing under way.
                     return;
@@ -109,8 +122,11 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
     }
 }
 
-/// A request, and where its answer goes.
-type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+/// Its streams. They are no tasks of their own: what many of them say in a turn leaves in one write, and none has to be told of another's end.
+type Streams = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
+
+/// What a turn has brought: a request, and where its answer goes; none where the last of the streams has ended.
+type Turn = Option<(Request<RecvStream>, SendResponse<Bytes>)>;
 
 /// Why there are no more requests.
 enum End {
@@ -120,16 +136,26 @@ enum End {
     Flood(Flood),
 }
 
-fn poll_accept(
-    connection: &mut Connection<Metered, Bytes>,
+/// The streams before the connection: it sends what they have said.
+fn poll_turn(
+    (connection, streams): (&mut Connection<Metered, Bytes>, &mut Streams),
     found: &Found,
     context: &mut Context<'_>,
-) -> Poll<Result<Accepted, End>> {
-    let accepted = connection.poll_accept(context);
+) -> Poll<Result<Turn, End>> {
+    let was_serving = !streams.is_empty();
+    while let Poll::Ready(Some(())) = streams.poll_next_unpin(context) {}
+    // Outside the task's budget, which they may have used up: what they say must not pile up. Windows and the meter bound what is read.
+    let accepted = pin!(unconstrained(poll_fn(|context| connection.poll_accept(context)))).poll(context);
     if let Some(flood) = found.flood.get() {
         return Poll::Ready(Err(End::Flood(flood)));
     }
-    accepted.map(|accepted| accepted.ok_or(End::Orderly)?.map_err(End::Error))
+    match accepted {
+        Poll::Ready(Some(Ok(asked))) => Poll::Ready(Ok(Some(asked))),
+        Poll::Ready(Some(Err(error))) => Poll::Ready(Err(End::Error(error))),
+        Poll::Ready(None) => Poll::Ready(Err(End::Orderly)),
+        Poll::Pending if was_serving && streams.is_empty() => Poll::Ready(Ok(None)),
+        Poll::Pending => Poll::Pending,
+    }
 }
 
 fn builder() -> h2::server::Builder {
@@ -147,15 +173,57 @@ fn builder() -> h2::server::Builder {
     builder
 }
 
-async fn serve_stream(session: Session, asked: Asked, near: Memory, interims: Rc<Interims>) {
-    let (peer, worker) = (session.peer, session.worker.clone());
-    let patience = worker.settings().timeouts.body;
-    let (relayed, ()) = tokio::join!(asked.relay(near, patience, interims), Http::new(session));
+/// Runs an exchange and its relay to their ends. The relay goes behind the exchange, and the exchange once more behind its end: so a turn is
+/// enough for an answer that has come, and nobody wakes anybody. `exchange` is there until it is over.
+async fn serve_stream(
+    mut exchange: Option<Http>,
+    asked: Asked,
+    near: Memory,
+    interims: Rc<Interims>,
+    (peer, worker): (Option<SocketAddr>, Rc<Worker>),
+) {
+    let has_body = asked.has_body();
+    let mut relay = pin!(asked.relay(near, worker.settings().timeouts.body, interims));
+    let mut relayed = None;
+    let relayed = poll_fn(|context| {
+        if has_body {
+            // What has come of it goes with its head, and can be sent once more with that.
+            poll_relay(relay.as_mut(), &mut relayed, context);
+        }
+        poll_exchange(&mut exchange, context);
+        poll_relay(relay.as_mut(), &mut relayed, context);
+        if relayed.is_some() {
+            // There is no other request.
+            exchange.take_if(|exchange| exchange.is_idle());
+            poll_exchange(&mut exchange, context);
+        }
+        if exchange.is_some() { Poll::Pending } else { relayed.take().map_or(Poll::Pending, Poll::Ready) }
+    })
+    .await;
     if relayed == Err(StreamError::Stalled) {
         note_flood(&worker, peer, Flood::Stall);
     }
     if let Err(why) = relayed {
         tracing::debug!(?peer, %why, "a stream has ended early");
+    }
+}
+
+fn poll_relay<T>(
+    relay: Pin<&mut impl Future<Output = T>>,
+    relayed: &mut Option<T>,
+    context: &mut Context<'_>,
+) {
+    if relayed.is_none()
+        && let Poll::Ready(done) = relay.poll(context)
+    {
+        *relayed = Some(done);
+    }
+}
+
+/// One that is over goes at once: its end is what the relay waits for.
+fn poll_exchange(exchange: &mut Option<Http>, context: &mut Context<'_>) {
+    if exchange.as_mut().is_some_and(|exchange| Pin::new(exchange).poll(context).is_ready()) {
+        *exchange = None;
     }
 }
 

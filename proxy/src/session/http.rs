@@ -36,6 +36,11 @@ impl Http {
         http
     }
 
+    /// Nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.exchange.is_none()
+    }
+
     fn begin_exchange(&mut self) {
         let mut exchange = self.exchange.take().unwrap_or_else(shelf::take);
         exchange.begin_record(&self.session);

@@ -20,9 +20,7 @@ impl<T: Transport + Unpin> AsyncRead for Io<T> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let count = ready!(self.get_mut().0.poll_recv(context, into.initialize_unfilled()))?;
-        into.advance(count);
-        Poll::Ready(Ok(()))
+        self.get_mut().0.poll_read(context, into)
     }
 }
 

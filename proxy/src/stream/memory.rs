@@ -6,10 +6,11 @@ use std::{
     cell::RefCell,
     io::{self, IoSlice},
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
 
 /// Bytes that wait in one way: what is read of a body at once.
 const LANE_BYTES_MAX: usize = 64 * 1024;
@@ -123,6 +124,44 @@ impl Memory {
         })
     }
 
+    /// Reads once into a buffer that need not be cleared.
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_read_with(context, |bytes| {
+            let count = bytes.len().min(into.remaining());
+            into.put_slice(&bytes[..count]);
+            (count, ())
+        })
+    }
+
+    /// Takes all that has come, behind what is there already; 0 is the end. Where nothing is there the lane hands its memory over.
+    pub(crate) fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        if !into.is_empty() {
+            return self.poll_read_with(context, |bytes| {
+                into.extend_from_slice(bytes);
+                (bytes.len(), bytes.len())
+            });
+        }
+        ready!(self.poll_read_with(context, |_| (0, ())))?;
+        let lane = &mut *self.incoming.borrow_mut();
+        std::mem::swap(&mut lane.bytes, into);
+        wake(&mut lane.writer);
+        Poll::Ready(Ok(into.len()))
+    }
+
+    /// Hands over what is sent first, which fits.
+    pub(crate) fn begin(&self, bytes: BytesMut) {
+        debug_assert!(bytes.len() <= LANE_BYTES_MAX && self.unread_bytes() == 0, "it is the first");
+        self.outgoing.borrow_mut().bytes = bytes;
+    }
+
     /// Writes as much as there is room for.
     pub(crate) fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_send_slices(context, &[IoSlice::new(bytes)])
@@ -138,14 +177,16 @@ impl Memory {
         if lane.is_deaf || lane.end.is_some() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        let asked: usize = slices.iter().map(|slice| slice.len()).sum();
+        let room = LANE_BYTES_MAX.saturating_sub(lane.bytes.len());
         let mut written = 0;
+        lane.bytes.reserve(asked.min(room));
         for slice in slices {
-            let room = LANE_BYTES_MAX.saturating_sub(lane.bytes.len());
-            let count = slice.len().min(room);
+            let count = slice.len().min(room - written);
             lane.bytes.extend_from_slice(&slice[..count]);
             written += count;
         }
-        if written == 0 && slices.iter().any(|slice| !slice.is_empty()) {
+        if written == 0 && asked > 0 {
             lane.writer = Some(context.waker().clone());
             return Poll::Pending;
         }
@@ -219,6 +260,30 @@ mod tests {
             matches!(near.poll_send(&mut context(), b"e"), Poll::Ready(Err(_))),
             "it said that it was over"
         );
+    }
+
+    #[test]
+    fn what_is_taken_whole_comes_in_order_behind_what_is_there_and_makes_room() {
+        let (mut near, mut far) = pair();
+        near.begin(BytesMut::from(&b"ab"[..]));
+        let mut taken = BytesMut::new();
+        for (sent, all) in [(&b"c"[..], &b"abc"[..]), (b"d", b"abcd")] {
+            assert!(near.poll_send(&mut context(), sent).is_ready());
+            assert!(matches!(far.poll_take(&mut context(), &mut taken), Poll::Ready(Ok(1..))));
+            assert_eq!(taken, all);
+        }
+        assert!(far.poll_take(&mut context(), &mut BytesMut::new()).is_pending());
+        assert!(near.poll_send(&mut context(), &vec![7; LANE_BYTES_MAX]).is_ready());
+        assert!(near.poll_send(&mut context(), b"e").is_pending());
+        taken.clear();
+        assert!(matches!(far.poll_take(&mut context(), &mut taken), Poll::Ready(Ok(LANE_BYTES_MAX))));
+        assert!(near.poll_send(&mut context(), b"e").is_ready(), "there is room again");
+        near.finish();
+        assert!(matches!(far.poll_take(&mut context(), &mut taken), Poll::Ready(Ok(1))));
+        taken.clear();
+        assert!(matches!(far.poll_take(&mut context(), &mut taken), Poll::Ready(Ok(0))), "the end");
+        near.abort();
+        assert!(matches!(far.poll_take(&mut context(), &mut taken), Poll::Ready(Err(_))));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::{
 };
 
 use rustls::server::UnbufferedServerConnection;
+use tokio::io::ReadBuf;
 
 use crate::{
     buffer::Buffer,
@@ -177,6 +178,24 @@ impl<C: Side, P> Sealed<C, P> {
                 Err(error) => tracing::debug!(%error, "a TLS connection does not keep to the protocol"),
             }
         }
+    }
+
+    /// The same for a buffer that need not be cleared. Nothing is lent where there is nothing to read.
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_recv_ready(context))?;
+        // Into no room: all that is opened waits.
+        ready!(self.poll_recv(context, &mut []))?;
+        if let Some(opened) = &mut self.opened {
+            let count = opened.filled().len().min(into.remaining());
+            into.put_slice(&opened.filled()[..count]);
+            opened.consume(count);
+            give_back_if_empty(&mut self.opened, &self.shelf);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Seals as much as there is room for. What was sealed before must have left first.
