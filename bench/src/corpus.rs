@@ -79,6 +79,7 @@ pub fn table(generation: u64, count: u32) -> RoleTable {
             gossip_port: 7946,
             tags: feed::Tags::default(),
             routes: feed::Routes::default(),
+            protocol: None,
         }
     };
     let role = "appserver".parse().expect("letters make a name");

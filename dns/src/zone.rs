@@ -186,6 +186,7 @@ pub(crate) mod tests {
             gossip_port: 7946,
             tags: feed::Tags::default(),
             routes: feed::Routes::default(),
+            protocol: None,
         }
     }
 

@@ -24,6 +24,7 @@ pub mod keys;
 pub mod load;
 mod member;
 pub mod name;
+pub mod protocol;
 pub mod report;
 pub mod request;
 pub mod route;
@@ -37,6 +38,7 @@ pub mod time;
 
 pub use frame::{FromSidecar, ToSidecar};
 pub use name::Name;
+pub use protocol::EndpointProtocol;
 pub use route::{Route, Routes};
 pub use table::{Endpoint, EndpointId, EndpointState, RoleTable};
 pub use tag::{Tag, Tags};

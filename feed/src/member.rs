@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Routes, Tags};
+use crate::{EndpointProtocol, Name, Routes, Tags};
 
 /// A member of the cluster as one sidecar sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Member {
     /// Which requests it claims for its role.
     #[serde(default, skip_serializing_if = "Routes::is_empty")]
     pub routes: Routes,
+    /// What its role's process says that it speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<EndpointProtocol>,
     /// Why its role's process does not pass its check, as its sidecar last said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<String>,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointState, Name};
+use crate::{EndpointProtocol, EndpointState, Name};
 
 /// A request that nobody sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,10 @@ pub struct Candidate {
     pub node: Name,
     /// Where the proxy dials: an address, or the path of a Unix socket.
     pub addr: String,
+    /// What the proxy would speak there.
+    pub protocol: EndpointProtocol,
+    /// Its node claims that; else the proxy was told, or it is the default.
+    pub is_protocol_claimed: bool,
     /// What the table says of it.
     pub state: EndpointState,
     /// How good a choice it is: `healthy`, `spared` (ejected or refusing), `suspect` or `never`.

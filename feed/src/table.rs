@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Routes, Tags};
+use crate::{EndpointProtocol, Name, Routes, Tags};
 
 /// Most endpoints that one table carries. Ten times the largest role that one proxy was designed for; with the
 /// longest names a table of this size still fits in [`crate::frame::LINE_BYTES_MAX`].
@@ -58,6 +58,9 @@ pub struct Endpoint {
     /// Which requests the node claims for its role; absent on the wire when there are none.
     #[serde(default, skip_serializing_if = "Routes::is_empty")]
     pub routes: Routes,
+    /// What it says that it speaks; absent on the wire when it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<EndpointProtocol>,
 }
 
 impl Endpoint {
@@ -142,6 +145,7 @@ pub(crate) mod tests {
             gossip_port: 7946,
             tags: Tags::default(),
             routes: Routes::default(),
+            protocol: None,
         }
     }
 
@@ -154,6 +158,18 @@ pub(crate) mod tests {
         );
         let keys: Vec<_> = table.endpoints().iter().map(|e| (e.node.as_str(), e.instance)).collect();
         assert_eq!(keys, [("a", 1), ("a", 2), ("b", 1)]);
+    }
+
+    #[test]
+    fn an_endpoint_without_a_claim_is_as_it_was_before_there_were_any() {
+        let claiming = Endpoint { protocol: Some(EndpointProtocol::H2c), ..endpoint("a", 1) };
+        let text = |endpoint: &Endpoint| serde_json::to_string(endpoint).unwrap();
+        let before = r#"{"node":"a","instance":1,"addr":"127.0.0.1:8080","state":"ready","weight":100,"since":1.5,"gossip_port":7946"#;
+        assert_eq!(text(&endpoint("a", 1)), format!("{before}}}"));
+        assert_eq!(text(&claiming), format!("{before},\"protocol\":\"h2c\"}}"));
+        for told in [endpoint("a", 1), claiming] {
+            assert_eq!(serde_json::from_str::<Endpoint>(&text(&told)).unwrap(), told);
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             gossip_port: weight,
             tags: Tags::new(tag.map(|(key, value)| format!("{key}={value}").parse().unwrap())).unwrap(),
             routes: feed::Routes::default(),
+            protocol: None,
         })
 }
 

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 use feed::RoleTable;
 
 use crate::{
+    certificates::Origins,
     config::UpstreamRules,
     upstream::{Avoided, Lease, Roster, Wanted, dice::Dice, directory::Directory},
 };
@@ -15,6 +16,7 @@ pub struct Choosing {
     roster: Roster,
     dice: Dice,
     leases: VecDeque<Lease>,
+    origins: Origins,
 }
 
 impl Choosing {
@@ -22,7 +24,13 @@ impl Choosing {
     pub fn new(table: &RoleTable, is_keyed: bool, under_way: usize) -> Self {
         let directory = Directory::new(&[table.role().clone()], 1, |_| is_keyed);
         let roster = Roster::new(&UpstreamRules::default(), &directory.roles()[0], 0, Arc::default());
-        let mut choosing = Self { directory, roster, dice: Dice::new(1), leases: VecDeque::new() };
+        let mut choosing = Self {
+            directory,
+            roster,
+            dice: Dice::new(1),
+            leases: VecDeque::new(),
+            origins: Origins::default(),
+        };
         choosing.apply_table(table);
         let leases = (0..under_way).filter_map(|_| choosing.lease(None)).collect();
         Self { leases, ..choosing }
@@ -31,7 +39,7 @@ impl Choosing {
     /// What a table costs: to all workers together, and to this one.
     pub fn apply_table(&mut self, table: &RoleTable) {
         let role = &self.directory.roles()[0];
-        role.publish(table);
+        role.publish(table, &self.origins);
         self.roster.apply_listing(&role.subscribe().borrow(), 0);
     }
 

@@ -47,7 +47,7 @@ pub use edges::{EdgeRules, ProxyVersion, SendProxy, SniRule};
 pub use given::Given;
 pub use listen::{FixedTable, Listen, Protocol, SOCKET_MODE};
 pub use plan::{Fixed, Plan};
-pub use protocol::{RoleProtocol, UpstreamProtocol};
+pub use protocol::RoleProtocol;
 pub use rate::{Rate, RateKey};
 pub use redirect::{Redirect, Scheme};
 use refusal::RouteError;

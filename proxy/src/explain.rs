@@ -138,6 +138,8 @@ fn key_of(balance: &Balance, from: Option<IpAddr>) -> (Option<u64>, &'static str
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const FILE: &str = "
@@ -152,7 +154,7 @@ mod tests {
 
     fn told(method: &str, host: &str, target: &str) -> Prospect {
         let plan = Plan::new(program::file::parse("a.toml", FILE).unwrap()).unwrap();
-        let sources = Sources::new(plan.clone().into(), 1);
+        let sources = Sources::new(plan.clone().into(), Arc::default(), 1);
         let (method, host, target) = (method.into(), host.into(), target.into());
         let from = "10.0.0.1".parse().ok();
         prospect(&plan, &sources, &Inquiry { method, is_sealed: false, host, target, from })
@@ -188,7 +190,7 @@ mod tests {
             from: "192.0.2.1".parse().ok(),
         };
         let plan = Plan::new(program::file::parse("a.toml", FILE).unwrap()).unwrap();
-        let sources = Sources::new(plan.clone().into(), 1);
+        let sources = Sources::new(plan.clone().into(), Arc::default(), 1);
         let denied = prospect(&plan, &sources, &inquiry("a.b.c")).answer.unwrap();
         assert_eq!((denied.status, denied.word.as_str()), (403, "forbidden"));
         let sealed = Inquiry { is_sealed: true, ..inquiry("a.b.c") };

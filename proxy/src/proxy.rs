@@ -82,15 +82,15 @@ impl Proxy {
     pub(crate) fn start_with(args: &Args, mut held: Held) -> anyhow::Result<Self> {
         let plan = Arc::new(args.plan()?);
         let workers = usize::from(plan.fixed.workers.unwrap_or_else(available_cores));
-        let sources = Sources::new(plan.clone(), workers);
+        let origins = Origins::read(&plan.rules, &Origins::default());
+        let origins = Arc::new(origins.map_err(|error| placed(args, &plan, error.into()))?);
+        let sources = Sources::new(plan.clone(), origins.clone(), workers);
         let stats: Vec<Arc<Stats>> = (0..=workers).map(|_| Arc::default()).collect();
         let log = Log::start(&plan.fixed, sources.directory().clone(), workers, stats[workers].clone())?;
         let (log, taps) = log.map_or((None, Vec::new()), |(log, taps)| (Some(log), taps));
         let has_flows = plan.listen.iter().any(|listen| !listen.protocol.is_of_streams());
         let certificates = Store::open(&plan.certificates).map_err(|error| placed(args, &plan, error))?;
         let certificates = Arc::new(certificates);
-        let origins = Origins::read(&plan.rules, &Origins::default());
-        let origins = Arc::new(origins.map_err(|error| placed(args, &plan, error.into()))?);
         let room = room(plan.fixed.clients_max, workers, has_flows);
         let ids = DoorId::of_all(&plan.listen);
         let opened = open(&ids, &plan.listen, &[], workers, &mut held)?;
@@ -231,7 +231,7 @@ impl Proxy {
         let (opened, origins) = opened?;
         self.release(&before, &plan);
         apply_modes(&before, &plan);
-        self.sources.add_roles(&plan).await;
+        self.sources.add_roles(&plan, &origins).await;
         let settings =
             Settings::of(&plan, self.sources.directory(), self.certificates.clone(), origins.clone());
         let mut applied = Vec::new();

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use feed::EndpointProtocol;
 use tokio::{
     sync::{Notify, watch},
     task::spawn_local,
@@ -20,9 +21,7 @@ use tokio::{
 use crate::{
     buffer::Shelf,
     certificates::{Origins, Seal, Store},
-    config::{
-        Balance, EdgeRules, HalfClosed, Plan, RequestIds, SniRule, Timeouts, UpstreamProtocol, UpstreamRules,
-    },
+    config::{Balance, EdgeRules, HalfClosed, Plan, RequestIds, SniRule, Timeouts, UpstreamRules},
     deadline::{Deadlines, TICK},
     error::{Fault, Refusal},
     http1::{Date, Forwarding, Scheme, head::Asked, verb::Verb},
@@ -34,7 +33,7 @@ use crate::{
     stats::{Phase, Stats},
     stream::tls::{Shelves, Turns},
     upstream::{
-        Avoided, Lease, Pool, Roster, Ticket, Wanted,
+        Avoided, Lease, Pool, Roster, Ticket, Upstream, Wanted,
         attention::Attention,
         dice::Dice,
         directory::{Directory, Role, Roles, Routes},
@@ -246,20 +245,23 @@ impl Worker {
         self.rosters.borrow()[role].clone()
     }
 
-    /// What the role's upstreams speak.
+    /// What an upstream of this role speaks: what the plan says of the role, else what the upstream claims.
     #[inline]
-    pub(crate) fn protocol(&self, role: usize) -> UpstreamProtocol {
-        self.rosters.borrow()[role].protocol()
+    pub(crate) fn protocol(&self, role: usize, upstream: &Upstream) -> EndpointProtocol {
+        let claimed = || upstream.endpoint.claim.as_ref().map(|claim| claim.protocol);
+        self.rosters.borrow()[role].protocol().or_else(claimed).unwrap_or_default()
     }
 
-    /// By what connections to an upstream of this role are sealed; none where that is plain.
+    /// By what connections to an upstream of this role are sealed; none where that is plain, or nobody is trusted.
     #[inline]
-    pub(crate) fn seal(&self, role: usize, pool: &Pool) -> Option<Rc<Seal>> {
-        if !self.protocol(role).is_sealed() {
+    pub(crate) fn seal(&self, role: usize, upstream: &Upstream) -> Option<Rc<Seal>> {
+        if !self.protocol(role, upstream).is_sealed() {
             return None;
         }
-        let name = self.roster(role).name.clone();
-        self.settings.borrow().origins.get(&name).map(|terms| pool.seal_by(terms))
+        let roster = self.roster(role);
+        let told = roster.protocol().map(|_| self.settings.borrow().origins.get(&roster.name).cloned());
+        let claimed = || upstream.endpoint.claim.as_ref().and_then(|claim| claim.terms.clone());
+        told.unwrap_or_else(claimed).map(|terms| upstream.pool.seal_by(&terms))
     }
 
     /// Where a request's route leads.

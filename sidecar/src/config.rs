@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args as ClapArgs;
 use feed::{
-    Name, Route, Tag,
+    EndpointProtocol, Name, Route, Tag,
     name::{NAME_BYTES_MAX, NotAName, is_label},
     socket::FEED_PATH,
 };
@@ -80,6 +80,10 @@ pub struct Args {
     /// *.example.com or /; may be repeated
     #[arg(long = "route", value_name = "ROUTE", value_delimiter = ',')]
     pub routes: Vec<Route>,
+    /// What the role's process speaks to proxies: http (HTTP/1.1), https (the same over TLS), h2c (HTTP/2 without TLS, as gRPC does) or h2
+    /// (HTTP/2 over TLS). What a proxy's --upstream-protocol says of the role goes before it [default: http]
+    #[arg(long, value_name = "WHAT")]
+    pub protocol: Option<EndpointProtocol>,
     /// The cluster's name; others on the same network are not heard
     #[arg(long, default_value = "default")]
     pub cluster: String,

@@ -53,7 +53,7 @@ impl Node {
             weight: 100,
             cluster: cluster.into(),
             founds: true,
-            tags: feed::Tags::default(),
+            labels: sidecar::cluster::labels::Labels::default(),
             routes: feed::Routes::default(),
             drain_timeout: Duration::from_secs(6),
         };

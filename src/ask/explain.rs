@@ -87,6 +87,9 @@ fn print_explanation(explanation: &Explanation) {
         member.port,
         ago(instance)
     );
+    if let Some(protocol) = member.protocol {
+        say!("  claims to speak {protocol}");
+    }
     if !member.tags.is_empty() {
         say!("  tags {}", escaped(&member.tags.to_string()));
     }

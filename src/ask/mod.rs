@@ -171,12 +171,13 @@ pub(crate) async fn members(args: MembersArgs) -> anyhow::Result<()> {
 }
 
 fn print_member(member: &Member) {
-    let Member { name, role, addr, port, state, tags, routes, check, .. } = member;
+    let Member { name, role, addr, port, state, tags, routes, protocol, check, .. } = member;
     let (name, addr, state) = (name.as_str(), addr.to_string(), state.as_str());
     let routes = if routes.is_empty() { String::new() } else { format!(" routes={routes}") };
+    let protocol = protocol.map(|protocol| format!(" protocol={protocol}")).unwrap_or_default();
     let tags = if tags.is_empty() { String::new() } else { format!(" {}", escaped(&tags.to_string())) };
     let check = check.as_deref().map(|why| format!(" check: {}", escaped(why))).unwrap_or_default();
-    say!("{name:<20} {addr:<22} {state:<9} role={role} port={port}{routes}{tags}{check}");
+    say!("{name:<20} {addr:<22} {state:<9} role={role} port={port}{routes}{protocol}{tags}{check}");
 }
 
 #[derive(clap::Args)]

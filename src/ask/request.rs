@@ -122,14 +122,16 @@ fn choice_lines(choice: &Choice) -> Vec<String> {
         };
         let state = format!("{:?}", endpoint.state).to_ascii_lowercase();
         let ejected = if endpoint.is_ejected { ", has failed and not served since" } else { "" };
+        let claimed = if endpoint.is_protocol_claimed { " as claimed" } else { "" };
         lines.push(format!(
-            "  {mark} {:<20} {:<22} {state:<9} {:<8} in flight {}, weight {} ({} %){ejected}",
+            "  {mark} {:<20} {:<22} {state:<9} {:<8} in flight {}, weight {} ({} %), {}{claimed}{ejected}",
             endpoint.node.as_str(),
             endpoint.addr,
             endpoint.tier,
             endpoint.in_flight,
             endpoint.weight,
-            endpoint.grown_percent
+            endpoint.grown_percent,
+            endpoint.protocol
         ));
     }
     lines

@@ -35,6 +35,7 @@ pub(super) fn lines(picture: &Picture, name: &str) -> Vec<String> {
     );
     fact("instance", member.instance.to_string());
     fact("routes", escaped(&member.routes.to_string()).to_string());
+    fact("protocol", member.protocol.map(|protocol| protocol.to_string()).unwrap_or_default());
     fact("tags", escaped(&member.tags.to_string()).to_string());
     if let Some(why) = picture.missing.get(&member.name) {
         fact("load", format!("unknown: {}", escaped(why)));

@@ -8,7 +8,7 @@ use std::{
     str::FromStr,
 };
 
-use feed::{Name, Route, Routes, Tag, Tags};
+use feed::{EndpointProtocol, Name, Route, Routes, Tag, Tags};
 use program::file::{FileError, Misfit, Spanned};
 use proxy::config::{Listen, Protocol};
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -61,6 +61,7 @@ struct WrittenService {
     check: Option<Spanned<ByText<Check>>>,
     #[serde(default)]
     routes: Vec<Spanned<String>>,
+    protocol: Option<Spanned<ByText<EndpointProtocol>>>,
     dir: Option<Spanned<PathBuf>>,
     #[serde(default)]
     env: BTreeMap<Spanned<String>, Spanned<String>>,
@@ -149,12 +150,17 @@ impl WrittenService {
             return Err(misfit(check, why));
         }
         let routes = check_routes(&role, port, &self.routes, claimed)?;
+        if let Some(protocol) = self.protocol.as_ref().filter(|_| port == Port::None) {
+            let why = "port = 0 says that nothing is spoken: expected a port, or no protocol";
+            return Err(misfit(protocol, why));
+        }
         let program = Program {
             command: self.command,
             dir: working_dir(self.dir, dir)?,
             env: check_env(self.env)?,
             check: self.check.map(|check| check.into_inner().0),
             routes,
+            protocol: self.protocol.map(|protocol| protocol.into_inner().0),
             tags: check_tags(&self.tags)?,
             stop_signal: self.stop_signal.map(|signal| signal.0),
             stop_timeout: self.stop_timeout.map(|time| time.0.0),
@@ -308,6 +314,7 @@ mod tests {
             port = 5432
             check = "exec:ready $PORT"
             routes = ["/b", "a/"]
+            protocol = "h2c"
             env = { A = "1" }
             tags = { v = "2" }
             dir = "."
@@ -323,6 +330,7 @@ mod tests {
         let Process::Program(program) = db.process else { panic!("{db:?}") };
         assert_eq!(program.command, CommandLine::Words(["db", "-p", "$PORT"].map(str::to_owned).into()));
         assert_eq!((program.routes.to_string(), program.tags.to_string()), ("a,/b".into(), "v=2".into()));
+        assert_eq!(program.protocol, Some(EndpointProtocol::H2c));
         assert_eq!(program.stop_signal.unwrap().to_string(), "SIGINT");
         assert_eq!(
             (program.stop_timeout.unwrap().as_secs(), program.drain_timeout.unwrap().as_secs()),
@@ -347,6 +355,8 @@ mod tests {
             ("check = \"ping\"", "3:9: \"ping\" is not a check: expected tcp, none"),
             ("port = 0\ncheck = \"tcp\"", "4:9: port = 0 says that there is no port to ask"),
             ("port = 0\nroutes = [\"/\"]", "4:11: port = 0 says that there is nothing to route to"),
+            ("protocol = \"h3\"", "3:12: \"h3\" is not a protocol: expected http, https, h2c or h2"),
+            ("port = 0\nprotocol = \"h2c\"", "4:12: port = 0 says that nothing is spoken"),
             ("routes = [\"/a\", \"a b\"]", "3:17: \"a b\" is not a route"),
             ("routes = [\"/a\", \"/a/\"]", "3:17: /a is claimed by web already"),
             ("routes = [\"/a,b\"]", "3:11: a comma separates routes"),

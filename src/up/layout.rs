@@ -313,6 +313,7 @@ fn run_program(command: &mut Command, told: &Program, ip: IpAddr, port: Option<u
     for route in told.routes.iter() {
         flag("route", Some(route.to_string()));
     }
+    flag("protocol", told.protocol.map(|protocol| protocol.to_string()));
     for (key, value) in told.tags.iter() {
         flag("tag", Some(format!("{key}={value}")));
     }

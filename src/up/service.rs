@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use feed::{Name, Route, Routes, Tags};
+use feed::{EndpointProtocol, Name, Route, Routes, Tags};
 use sidecar::{config::Check, node::supervise::StopSignal};
 
 use super::command_line::CommandLine;
@@ -66,6 +66,7 @@ pub(super) struct Program {
     pub(super) env: BTreeMap<String, String>,
     pub(super) check: Option<Check>,
     pub(super) routes: Routes,
+    pub(super) protocol: Option<EndpointProtocol>,
     pub(super) tags: Tags,
     pub(super) stop_signal: Option<StopSignal>,
     pub(super) stop_timeout: Option<Duration>,

@@ -217,6 +217,7 @@ mod tests {
             instance: 1,
             tags: Tags::default(),
             routes: Routes::default(),
+            protocol: None,
             check: None,
         }
     }

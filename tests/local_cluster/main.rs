@@ -9,6 +9,7 @@
 mod admin;
 mod alone;
 mod browser;
+mod claims;
 mod elastic;
 mod examples;
 mod flows;

@@ -411,6 +411,7 @@
     }
     for (const [key, value] of Object.entries(m.tags || {})) facts.push(['tag', `${key}=${value}`]);
     if (m.routes?.length) facts.push(['routes', m.routes.join('  ')]);
+    if (m.protocol) facts.push(['protocol', m.protocol]);
     if (one.stats.count) facts.push(['under way', String(one.stats.flight)]);
     const table = (title, list, name) => list.length ? [title, list.sort((a, b) => b.rate - a.rate).slice(0, 50).map(f => [name(f), short(f.rate), f.us === null ? '–' : time(f.us), String(f.flight), short(f.failures)])] : null;
     const all = [...flows.values()], tables = [table('Asked by', all.filter(f => f.to === chosen), f => f.from), table('Asks', all.filter(f => f.from === chosen), f => f.to)].filter(Boolean);

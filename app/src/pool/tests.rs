@@ -58,6 +58,7 @@ fn ready(n: u16) -> Endpoint {
         gossip_port: 0,
         tags: feed::Tags::default(),
         routes: feed::Routes::default(),
+        protocol: None,
     }
 }
 

@@ -135,6 +135,7 @@ pub(crate) fn ready(instance: u64, addr: SocketAddr) -> Endpoint {
         gossip_port: 0,
         tags: feed::Tags::default(),
         routes: feed::Routes::default(),
+        protocol: None,
     }
 }
 

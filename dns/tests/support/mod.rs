@@ -170,6 +170,7 @@ pub(crate) fn endpoint(node: &str, addr: &str) -> Endpoint {
         gossip_port: 7946,
         tags: feed::Tags::default(),
         routes: feed::Routes::default(),
+        protocol: None,
     }
 }
 

@@ -2,19 +2,20 @@
 //! worker reads none.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU16, Ordering},
     },
 };
 
-use feed::Name;
+use feed::{EndpointProtocol, Name};
 use program::file::Step;
 use rustls::{
-    ClientConfig,
+    ClientConfig, RootCertStore,
     client::Resumption,
-    crypto::{CryptoProvider, ring},
+    crypto::ring,
     pki_types::ServerName,
     version::{TLS12, TLS13},
 };
@@ -26,7 +27,7 @@ use super::{
     roots::{self, RootsError},
 };
 use crate::{
-    config::{RoleProtocol, Trust, UpstreamProtocol, UpstreamRules},
+    config::{Trust, UpstreamRules},
     error::TlsFailure,
     limits::TLS_ORIGIN_SESSIONS_COUNT_MAX,
 };
@@ -58,7 +59,7 @@ pub(crate) struct OriginsError {
 #[derive(Debug)]
 pub(crate) struct Terms {
     role: Name,
-    protocol: UpstreamProtocol,
+    protocol: EndpointProtocol,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
     /// Of all that it was made of, files included.
@@ -112,9 +113,27 @@ impl Seal {
     }
 }
 
-/// The terms of all roles that are spoken to over TLS.
+/// Terms by role: those of HTTP/1.1, and those of HTTP/2.
+type ByRole = [BTreeMap<Name, Arc<Terms>>; 2];
+
+/// The system's authorities, and a digest of their file.
+type System = (Arc<RootCertStore>, [u8; 32]);
+
+/// The terms of all roles that are spoken to over TLS: those that a plan names, and others as their endpoints claim it.
 #[derive(Debug, Default)]
-pub(crate) struct Origins(BTreeMap<Name, Arc<Terms>>);
+pub(crate) struct Origins {
+    rules: UpstreamRules,
+    /// Of the roles that the plan has speak something over TLS.
+    told: BTreeMap<Name, Arc<Terms>>,
+    /// All that there are.
+    made: Mutex<ByRole>,
+    /// What there was under the plan before.
+    before: ByRole,
+    /// Once they are asked for: few proxies need them.
+    system: OnceLock<Result<System, RootsError>>,
+    /// Roles that claim what they are not spoken to by, of which the log has been told.
+    unspoken: Mutex<BTreeSet<Name>>,
+}
 
 impl Origins {
     /// Those of a plan. What is as it was before stays the same, and with it connections and sessions.
@@ -122,88 +141,132 @@ impl Origins {
     /// # Errors
     /// The first role that cannot be spoken to.
     pub(crate) fn read(rules: &UpstreamRules, before: &Self) -> Result<Self, OriginsError> {
-        let provider = Arc::new(ring::default_provider());
-        let mut all = BTreeMap::new();
-        for (item, told) in rules.protocol.iter().enumerate().filter(|(_, told)| told.protocol.is_sealed()) {
-            let terms = Terms::read(told, rules, &provider).map_err(|why| OriginsError {
-                at: place(&why, item, told, rules),
-                role: told.role.clone(),
-                why,
-            })?;
-            let same = before.0.get(&told.role).filter(|before| before.digest == terms.digest);
-            all.insert(told.role.clone(), same.cloned().unwrap_or_else(|| Arc::new(terms)));
+        let mut read = Self { rules: rules.clone(), before: before.made().clone(), ..Self::default() };
+        let placed =
+            |role: &Name, why| OriginsError { at: place(&why, role, rules), role: role.clone(), why };
+        for told in rules.protocol.iter().filter(|told| told.protocol.is_sealed()) {
+            let terms = read.make(&told.role, told.protocol).map_err(|why| placed(&told.role, why))?;
+            read.told.insert(told.role.clone(), terms);
         }
-        Ok(Self(all))
+        // What is said of a role holds for what its endpoints claim. It is looked at now, when somebody is there to be told.
+        let names = rules.server_name.iter().map(|told| &told.role);
+        for role in rules.trust.iter().map(|told| &told.role).chain(names) {
+            if !read.told.contains_key(role) {
+                for protocol in [EndpointProtocol::Https, EndpointProtocol::H2] {
+                    read.make(role, protocol).map_err(|why| placed(role, why))?;
+                }
+            }
+        }
+        Ok(read)
     }
 
-    /// The terms of a role.
+    /// The terms of a role that the plan has speak something over TLS.
     pub(crate) fn get(&self, role: &str) -> Option<&Arc<Terms>> {
-        self.0.get(role)
+        self.told.get(role)
     }
-}
 
-/// Which setting has to change.
-fn place(why: &TermsError, item: usize, told: &RoleProtocol, rules: &UpstreamRules) -> [Step; 2] {
-    let trust = rules.trust.iter().position(|trust| trust.role == told.role);
-    let name = rules.server_name.iter().position(|name| name.role == told.role);
-    let (key, item) = match (why, trust, name) {
-        (TermsError::Roots(_), Some(item), _) => ("upstream-trust", item),
-        (TermsError::Name(_), _, Some(item)) => ("upstream-server-name", item),
-        _ => ("upstream-protocol", item),
-    };
-    [Step::Key(key), Step::Item(item)]
-}
+    /// The terms for endpoints of a role that claim this protocol. None: nobody is trusted, which the log is told. It may read the system's
+    /// file, once: no worker asks.
+    pub(crate) fn claimed(&self, role: &Name, protocol: EndpointProtocol) -> Option<Arc<Terms>> {
+        let made = self.make(role, protocol);
+        // Where the plan says what the role speaks, its claims are nobody's.
+        let is_told = self.rules.protocol.iter().any(|told| told.role == *role);
+        if let Err(why) = &made
+            && !is_told
+            && self.unspoken.lock().unwrap_or_else(PoisonError::into_inner).insert(role.clone())
+        {
+            tracing::error!(%role, %protocol, %why, "what endpoints claim to speak cannot be spoken to them");
+        }
+        made.ok()
+    }
 
-impl Terms {
-    fn read(
-        told: &RoleProtocol,
-        rules: &UpstreamRules,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, TermsError> {
-        let name = rules.server_name.iter().find(|name| name.role == told.role);
-        let name = name.map_or(told.role.as_str(), |name| &name.name).to_owned();
-        let trust = rules.trust.iter().find(|trust| trust.role == told.role);
-        let trust = trust.map_or_else(Trust::default, |trust| trust.trust.clone());
+    fn made(&self) -> MutexGuard<'_, ByRole> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self, role: &Name, protocol: EndpointProtocol) -> Result<Arc<Terms>, TermsError> {
+        let place = usize::from(protocol.is_http2());
+        if let Some(made) = self.made()[place].get(role) {
+            return Ok(made.clone());
+        }
+        let terms = self.terms(role, protocol)?;
+        let same = self.before[place].get(role).filter(|before| before.digest == terms.digest);
+        let terms = same.cloned().unwrap_or_else(|| Arc::new(terms));
+        self.made()[place].insert(role.clone(), terms.clone());
+        Ok(terms)
+    }
+
+    fn terms(&self, role: &Name, protocol: EndpointProtocol) -> Result<Terms, TermsError> {
+        let name = self.rules.server_name.iter().find(|name| name.role == *role);
+        let name = name.map_or(role.as_str(), |name| &name.name).to_owned();
+        let trust = self.rules.trust.iter().find(|trust| trust.role == *role);
         let mut digest = Sha256::new();
-        digest.update([u8::from(told.protocol.is_http2())]);
+        digest.update([u8::from(protocol.is_http2())]);
         digest.update((name.len() as u64).to_be_bytes());
         digest.update(&name);
-        let refused = |error: rustls::Error| TermsError::Tls(error.to_string());
+        let provider = Arc::new(ring::default_provider());
         let building = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(refused)?;
-        let building = match trust {
+            .map_err(|error| TermsError::Tls(error.to_string()))?;
+        let building = match trust.map_or(&Trust::System, |told| &told.trust) {
             Trust::Keys(pins) => {
                 digest.update([0]);
                 pins.iter().for_each(|pin| digest.update(pin));
-                let verifier = Arc::new(Pinned { pins, provider: provider.clone() });
+                let verifier = Arc::new(Pinned { pins: pins.clone(), provider });
                 building.dangerous().with_custom_certificate_verifier(verifier)
             }
-            Trust::System | Trust::File(_) => {
-                let path = match &trust {
-                    Trust::File(path) => path.clone(),
-                    _ => roots::system_file(std::env::var_os("SSL_CERT_FILE"))?,
-                };
-                let pem = roots::read(&path)?;
+            Trust::File(path) => {
+                let (roots, of_file) = read_roots(path, false)?;
                 digest.update([1]);
-                digest.update(&pem);
-                building.with_root_certificates(roots::parse(&pem, &path, trust == Trust::System)?)
+                digest.update(of_file);
+                building.with_root_certificates(roots)
+            }
+            Trust::System => {
+                let (roots, of_file) = self.system()?;
+                digest.update([1]);
+                digest.update(of_file);
+                building.with_root_certificates(roots)
             }
         };
         let mut config = building.with_no_client_auth();
         // One name alone: what is chosen is what will be spoken.
-        let protocol = if told.protocol.is_http2() { HTTP2_NAME } else { HTTP1_NAME };
-        config.alpn_protocols = vec![protocol.to_vec()];
+        let chosen = if protocol.is_http2() { HTTP2_NAME } else { HTTP1_NAME };
+        config.alpn_protocols = vec![chosen.to_vec()];
         let server_name = ServerName::try_from(name.clone()).map_err(|_| TermsError::Name(name))?.to_owned();
-        Ok(Self {
-            role: told.role.clone(),
-            protocol: told.protocol,
+        Ok(Terms {
+            role: role.clone(),
+            protocol,
             name: server_name,
             config: Arc::new(config),
             digest: digest.finalize().into(),
             told: AtomicU16::new(0),
         })
     }
+
+    fn system(&self) -> Result<System, RootsError> {
+        let read = || read_roots(&roots::system_file(std::env::var_os("SSL_CERT_FILE"))?, true);
+        self.system.get_or_init(read).clone()
+    }
+}
+
+fn read_roots(path: &Path, is_system: bool) -> Result<System, RootsError> {
+    let pem = roots::read(path)?;
+    Ok((Arc::new(roots::parse(&pem, path, is_system)?), Sha256::digest(&pem).into()))
+}
+
+/// Which setting has to change.
+fn place(why: &TermsError, role: &Name, rules: &UpstreamRules) -> [Step; 2] {
+    let protocol = rules.protocol.iter().position(|told| told.role == *role);
+    let trust = rules.trust.iter().position(|trust| trust.role == *role);
+    let name = rules.server_name.iter().position(|name| name.role == *role);
+    let (key, item) = match (why, trust, name, protocol) {
+        (TermsError::Roots(_), Some(item), ..) => ("upstream-trust", item),
+        (TermsError::Name(_), _, Some(item), _) => ("upstream-server-name", item),
+        (.., Some(item)) => ("upstream-protocol", item),
+        (_, Some(item), ..) => ("upstream-trust", item),
+        (.., name, _) => ("upstream-server-name", name.unwrap_or(0)),
+    };
+    [Step::Key(key), Step::Item(item)]
 }
 
 #[cfg(test)]
@@ -254,6 +317,36 @@ mod tests {
             place(&format!("upstream-trust = ['app=sha256//{pin}']\nupstream-server-name = ['app=a b']"));
         assert_eq!(at, [Step::Key("upstream-server-name"), Step::Item(0)]);
         assert!(why.contains("no certificate has this name"), "{why}");
+    }
+
+    #[test]
+    fn what_is_claimed_has_terms_by_the_trust_of_its_role_for_each_protocol() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        write_authority(&path);
+        let text = format!("listen = ['http://127.0.0.1:0']\nupstream-trust = ['web=ca:{}']", path.display());
+        let rules = crate::config::Plan::new(program::file::parse("a.toml", &text).unwrap()).unwrap().rules;
+        let first = Origins::read(&rules, &Origins::default()).unwrap();
+        let (web, both) = ("web".parse().unwrap(), [EndpointProtocol::Https, EndpointProtocol::H2]);
+        let claimed = |origins: &Origins| both.map(|protocol| origins.claimed(&web, protocol).unwrap());
+        let is_same = |a: &[Arc<Terms>; 2], b: &[Arc<Terms>; 2]| [0, 1].map(|i| Arc::ptr_eq(&a[i], &b[i]));
+        assert!(first.get("web").is_none(), "the plan does not say that they speak it");
+        let terms = claimed(&first);
+        assert_eq!([&terms[0], &terms[1]].map(|terms| terms.protocol), both);
+        assert_eq!(is_same(&terms, &claimed(&first)), [true; 2]);
+        let second = Origins::read(&rules, &first).unwrap();
+        assert_eq!(is_same(&terms, &claimed(&second)), [true; 2]);
+        write_authority(&path);
+        let third = Origins::read(&rules, &second).unwrap();
+        assert_eq!(is_same(&terms, &claimed(&third)), [false; 2]);
+        std::fs::remove_file(&path).unwrap();
+        let error = Origins::read(&rules, &third).unwrap_err();
+        assert_eq!(error.at, [Step::Key("upstream-trust"), Step::Item(0)]);
+        // A system without authorities: nobody is spoken to, and the log is told once.
+        third.system.set(Err(RootsError::NoSystem)).unwrap();
+        let other = "other".parse().unwrap();
+        assert!(both.map(|protocol| third.claimed(&other, protocol)).iter().all(Option::is_none));
+        assert_eq!(third.unspoken.lock().unwrap().len(), 1);
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub struct Given {
     /// By what upstreams are chosen: ROLE=p2c (load, the default), ROLE=hash:client or ROLE=hash:header:NAME; may be repeated
     #[arg(long, value_name = "ROLE=HOW", value_delimiter = ',')]
     pub balance: Option<Vec<RoleBalance>>,
-    /// What a role's endpoints speak: ROLE=http (HTTP/1.1, the default), ROLE=https (the same over TLS), ROLE=h2c (HTTP/2
-    /// without TLS, as gRPC does) or ROLE=h2 (HTTP/2 over TLS); may be repeated
+    /// What a role's endpoints speak: ROLE=http (HTTP/1.1), ROLE=https (the same over TLS), ROLE=h2c (HTTP/2 without TLS, as gRPC
+    /// does) or ROLE=h2 (HTTP/2 over TLS); may be repeated [default: what each claims with --protocol, or http]
     #[arg(long, value_name = "ROLE=WHAT", value_delimiter = ',')]
     pub upstream_protocol: Option<Vec<RoleProtocol>>,
     /// Whose certificates are believed of a role's endpoints, over TLS: ROLE=system (the authorities of the system, the default),

@@ -2,12 +2,11 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use feed::{Name, socket::FEED_PATH};
+use feed::{EndpointProtocol, Name, socket::FEED_PATH};
 
 use super::{
     AccessLog, Balance, CertificateFiles, EdgeRules, FixedTable, ForwardedFields, Given, HalfClosed, Listen,
-    PlanError, Protocol, Refusal, RequestIds, RoleProtocol, RouteRule, RoutesAllow, Timeouts,
-    UpstreamProtocol, UpstreamRules,
+    PlanError, Protocol, Refusal, RequestIds, RouteRule, RoutesAllow, Timeouts, UpstreamRules,
 };
 use crate::{http1::Forwarding, limits::CLIENTS_COUNT_MAX};
 
@@ -244,7 +243,7 @@ impl Plan {
             }
             let passes_bytes =
                 |listen: &Listen| listen.role.as_ref() == Some(role) && !listen.protocol.is_http();
-            if told.protocol != UpstreamProtocol::Http && self.listen.iter().any(passes_bytes) {
+            if told.protocol != EndpointProtocol::Http && self.listen.iter().any(passes_bytes) {
                 return Err(PlanError::ProtocolOfBytes(role.clone()).at_item("upstream-protocol", position));
             }
         }
@@ -254,11 +253,22 @@ impl Plan {
         self.check_trust("upstream-server-name", &names)
     }
 
-    /// What is said of certificates is said once of roles that have some.
+    /// Whether a role's endpoints may show certificates: this plan says so, or says nothing and they may claim it.
+    fn may_be_sealed(&self, role: &Name) -> bool {
+        if let Some(told) = self.rules.protocol.iter().find(|told| told.role == *role) {
+            return told.protocol.is_sealed();
+        }
+        let is_asked = |listen: &Listen| {
+            listen.protocol.is_http() && listen.role.as_ref().is_none_or(|asked| asked == role)
+        };
+        let is_fixed = self.fixed.upstream.iter().any(|fixed| fixed.role == *role);
+        !is_fixed && self.listen.iter().any(is_asked)
+    }
+
+    /// What is said of certificates is said once of roles that may have some.
     fn check_trust(&self, key: &'static str, roles: &[&Name]) -> Result<(), Refusal> {
         for (position, role) in roles.iter().enumerate() {
-            let is_sealed = |told: &RoleProtocol| told.role == **role && told.protocol.is_sealed();
-            if !self.rules.protocol.iter().any(is_sealed) {
+            if !self.may_be_sealed(role) {
                 return Err(PlanError::UnusedTrust(key, (*role).clone()).at_item(key, position));
             }
             if roles[..position].contains(role) {
@@ -360,7 +370,12 @@ mod tests {
             ("upstream-protocol = ['web=h2c', 'web=http']", "once"),
             ("upstream-protocol = ['db=h2c']", "pass bytes"),
             ("upstream-protocol = ['db=https']", "pass bytes"),
-            ("upstream-trust = ['web=system']", "--upstream-trust web=…: expected a role that"),
+            (
+                "upstream-trust = ['db=system']\nupstream-protocol = ['db=http']",
+                "or whose services may claim that",
+            ),
+            ("upstream-trust = ['app=system']", "--upstream-trust app=…: expected a role that"),
+            ("upstream-trust = ['web=system']\nupstream = ['web=127.0.0.1:1']", "expected a role that"),
             ("upstream-protocol = ['web=h2c']\nupstream-server-name = ['web=a']", "speak https or h2"),
             ("upstream-protocol = ['web=h2']\nupstream-trust = ['web=system', 'web=ca:a']", "once"),
             ("balance = ['web=p2c', 'web=hash:client']", "once"),
@@ -371,6 +386,9 @@ mod tests {
             assert!(error.contains(why), "{error}");
         }
         assert!(plan(&format!("{listen}balance = ['web=hash:header:X-User', 'db=hash:client']")).is_ok());
+        assert!(plan(&format!("{listen}upstream-trust = ['web=system']")).is_ok(), "web may claim it");
+        assert!(plan("listen = ['http://0.0.0.0:80']\nupstream-trust = ['any=system']").is_ok());
+        assert!(plan("listen = ['tcp://0.0.0.0:80=a']\nupstream-trust = ['a=system']").is_err());
         let both = "listen = ['http://0.0.0.0:53=a', 'udp://0.0.0.0:53=a']\n";
         assert!(plan(both).unwrap().is_keyed(&"a".parse().unwrap()));
         let header = plan("listen = ['udp://0.0.0.0:53=a']\nsend-proxy = ['a=v2']").unwrap_err();

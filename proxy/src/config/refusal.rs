@@ -56,7 +56,9 @@ pub enum PlanError {
     )]
     ProtocolOfBytes(Name),
     /// Trust in endpoints that show no certificate.
-    #[error("--{0} {1}=…: expected a role that --upstream-protocol has speak https or h2")]
+    #[error(
+        "--{0} {1}=…: expected a role that --upstream-protocol has speak https or h2, or whose services may claim that"
+    )]
     UnusedTrust(&'static str, Name),
     /// Two of one role.
     #[error("--{0} {1}=…: expected each role once")]

@@ -145,7 +145,10 @@ fn publish(proxy: &Proxy, table: &[(usize, SocketAddr, EndpointState)]) {
         ..fixed_endpoint(*position, &(*addr).into())
     };
     let table = RoleTable::new(role.name.clone(), 2, table.iter().map(endpoint).collect());
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(role.apply_table(&table));
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(role.apply_table(&table, &Origins::default()));
 }
 
 fn serve(mut stream: TcpStream, name: u8, now: &AtomicU32, most: &AtomicU32) {
@@ -502,6 +505,7 @@ fn what_must_not_be_sent_twice_or_nobody_else_can_answer_waits_for_the_upstream_
 }
 
 mod change;
+mod claims;
 mod edges;
 mod http2;
 mod origins;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::Address,
     dial::connect,
-    error::{AttemptFailure, Refusal, TlsFailure},
+    error::{AttemptFailure, TlsFailure},
     http2::connections::Origin,
     link::Link,
     socket::Socket,
@@ -53,11 +53,12 @@ impl Exchange {
 
     fn use_lease(&mut self, lease: Lease, context: &mut Context<'_>, session: &Session) -> Step {
         let worker = &session.worker;
-        let protocol = worker.protocol(session.role);
-        let seal = worker.seal(session.role, &lease.upstream.pool);
+        let protocol = worker.protocol(session.role, &lease.upstream);
+        let seal = worker.seal(session.role, &lease.upstream);
         if protocol.is_sealed() && seal.is_none() {
-            // Nobody is trusted: rather no answer than one from anybody.
-            return self.refuse(Refusal::Tls(TlsFailure::Untrusted), session);
+            // Nobody is trusted: rather no answer than one from anybody. Another endpoint may claim what can be spoken.
+            self.lease = Some(lease);
+            return self.handle_failure(AttemptFailure::Tls(TlsFailure::Untrusted), session);
         }
         if protocol.is_http2() {
             let origin = Origin {

@@ -36,7 +36,7 @@ impl Bound {
     ) -> Option<(Link, Lease)> {
         let is_usable = self.role == role
             && !self.upstream.pool.is_closed()
-            && self.link.is_sealed_by(worker.seal(role, &self.upstream.pool).as_ref())
+            && self.link.is_sealed_by(worker.seal(role, &self.upstream).as_ref())
             && self.link.is_quiet(context);
         let lease = is_usable.then(|| worker.roster(role).lease_of(&self.upstream))??;
         Some((self.link, lease))

@@ -16,12 +16,14 @@ use tokio::sync::{Notify, watch};
 use super::{
     alias::AliasTable,
     attention::Attention,
+    claim::Claim,
     hash::hash,
     health::Health,
     queue::Turns,
     slots::{Node, Slots},
 };
 use crate::{
+    certificates::Origins,
     config::Address,
     route::{Table, Target},
     stats::{Answers, Latencies, Phase},
@@ -42,11 +44,13 @@ pub(crate) struct Endpoint {
     pub(crate) node_hash: u64,
     pub(crate) state: EndpointState,
     pub(crate) weight: u16,
+    /// None: it says nothing.
+    pub(crate) claim: Option<Claim>,
     pub(crate) health: Arc<Health>,
 }
 
 impl Endpoint {
-    fn new(listed: &feed::Endpoint, addr: Address, health: Arc<Health>) -> Self {
+    fn new(listed: &feed::Endpoint, addr: Address, claim: Option<Claim>, health: Arc<Health>) -> Self {
         Self {
             id: listed.id(),
             addr,
@@ -54,6 +58,7 @@ impl Endpoint {
             node_hash: hash(listed.node.as_str().as_bytes()),
             state: listed.state,
             weight: listed.weight,
+            claim,
             health,
         }
     }
@@ -238,13 +243,17 @@ impl Role {
         self.listing.borrow().by_weight.len() > 0
     }
 
-    /// Publishes a table: workers will choose by it. Returns its version.
-    pub(crate) fn publish(&self, table: &RoleTable) -> u64 {
-        self.publish_at(table, |listed| listed.addr.into())
+    /// Publishes a table: workers will choose by it, and speak to endpoints as these claim. Returns its version.
+    pub(crate) fn publish(&self, table: &RoleTable, origins: &Origins) -> u64 {
+        self.publish_at(table, |listed| (listed.addr.into(), Claim::of(listed, &self.name, origins)))
     }
 
     /// The same where endpoints may listen elsewhere than at the addresses of the table.
-    pub(crate) fn publish_at(&self, table: &RoleTable, addr_of: impl Fn(&feed::Endpoint) -> Address) -> u64 {
+    pub(crate) fn publish_at(
+        &self,
+        table: &RoleTable,
+        place_of: impl Fn(&feed::Endpoint) -> (Address, Option<Claim>),
+    ) -> u64 {
         let before = self.listing.borrow().clone();
         let version = before.version + 1;
         let known = before.endpoints.iter().chain(&before.gone).map(|e| (e.id, e));
@@ -253,7 +262,8 @@ impl Role {
         let mut endpoint = |listed: &feed::Endpoint| {
             let known = known.remove(&listed.id());
             let health = known.map_or_else(Arc::default, |e| e.health.clone());
-            Arc::new(Endpoint::new(listed, addr_of(listed), health))
+            let (addr, claim) = place_of(listed);
+            Arc::new(Endpoint::new(listed, addr, claim, health))
         };
         let endpoints: Vec<_> = table.endpoints().iter().map(&mut endpoint).collect();
         // Before anybody chooses by the new listing: who then looks at a request that waits must see that it does so in vain.
@@ -299,8 +309,12 @@ impl Role {
     }
 
     /// Publishes a table and waits until every worker chooses by it.
-    pub(crate) async fn apply_table(&self, table: &RoleTable) {
-        let version = self.publish(table);
+    pub(crate) async fn apply_table(&self, table: &RoleTable, origins: &Origins) {
+        self.wait_version(self.publish(table, origins)).await;
+    }
+
+    /// Waits until every worker chooses by this version, or a later one.
+    pub(crate) async fn wait_version(&self, version: u64) {
         self.wait_applied(|applied| applied.iter().all(|by| by.load(Ordering::Acquire) >= version)).await;
     }
 
@@ -376,9 +390,10 @@ mod tests {
                 gossip_port: 1,
                 tags: feed::Tags::default(),
                 routes: feed::Routes::default(),
+                protocol: None,
             };
             let table = RoleTable::new(role, 1, (1..=count).map(endpoint).collect());
-            directory.roles()[0].publish(&table);
+            directory.roles()[0].publish(&table, &Origins::default());
             directory
         }
     }

@@ -22,7 +22,7 @@ pub(crate) use matching::{Lead, Match};
 
 use super::{directory::Directory, hash::hash};
 use crate::{
-    certificates::Tickets,
+    certificates::{Origins, Tickets},
     config::{Address, FixedTable, Plan, RouteRule},
     limits::ROUTED_ROLES_COUNT_MAX,
     route::{Table, Target, Usual},
@@ -40,6 +40,8 @@ pub(crate) struct Sources {
 #[derive(Debug)]
 struct Known {
     plan: Arc<Plan>,
+    /// By what endpoints are spoken to that claim TLS.
+    origins: Arc<Origins>,
     /// The node that this proxy runs beside.
     node: Option<Name>,
     /// The newest of each role that the feed tells of; another plan may name it.
@@ -50,11 +52,11 @@ struct Known {
 
 impl Sources {
     /// A directory of so many workers, with the roles that the plan names.
-    pub(crate) fn new(plan: Arc<Plan>, workers: usize) -> Arc<Self> {
+    pub(crate) fn new(plan: Arc<Plan>, origins: Arc<Origins>, workers: usize) -> Arc<Self> {
         let directory = Arc::new(Directory::new(&plan.named_roles(), workers, |role| plan.is_keyed(role)));
         // Before the listeners: the first client must find what is known from the start.
         publish_fixed(&directory, &plan.fixed.upstream);
-        let known = Known { plan, node: None, tables: BTreeMap::new(), claims: BTreeMap::new() };
+        let known = Known { plan, origins, node: None, tables: BTreeMap::new(), claims: BTreeMap::new() };
         let sources = Self { directory, proxies: Arc::new(AtomicU32::new(1)), known: Mutex::new(known) };
         sources.publish_routes();
         Arc::new(sources)
@@ -68,8 +70,10 @@ impl Sources {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The roles of another plan become known to all workers, beside those of the one before.
-    pub(crate) async fn add_roles(&self, plan: &Plan) {
+    /// The roles of another plan become known to all workers, beside those of the one before. Tables that come from now on go by its
+    /// trust.
+    pub(crate) async fn add_roles(&self, plan: &Plan, origins: &Arc<Origins>) {
+        self.known().origins = origins.clone();
         for name in plan.named_roles() {
             let table = self.known().tables.get(&name).cloned();
             let role = self.directory.role(name.as_str());
@@ -77,7 +81,7 @@ impl Sources {
             role.set_keyed(plan.is_keyed(&name));
             // Without one nobody has said anything of it; an empty one says that nobody is there.
             if let Some(table) = table {
-                role.apply_table(&table).await;
+                role.apply_table(&table, origins).await;
             }
         }
     }
@@ -132,7 +136,8 @@ impl Sources {
             role = Some(self.directory.add(table.role(), is_keyed));
         }
         if let Some(role) = role {
-            role.apply_table(table).await;
+            let origins = self.known().origins.clone();
+            role.apply_table(table, &origins).await;
         }
     }
 
@@ -251,12 +256,12 @@ impl Consumer for Follower {
 pub(crate) fn publish_fixed(directory: &Directory, tables: &[FixedTable]) {
     for fixed in tables {
         let endpoints = fixed.addrs.iter().enumerate().map(|(i, addr)| fixed_endpoint(i, addr)).collect();
-        let addr_of = |listed: &Endpoint| {
+        let place_of = |listed: &Endpoint| {
             let position = usize::try_from(listed.instance - 1).unwrap_or(usize::MAX);
-            fixed.addrs.get(position).cloned().unwrap_or_else(|| listed.addr.into())
+            (fixed.addrs.get(position).cloned().unwrap_or_else(|| listed.addr.into()), None)
         };
         if let Some(role) = directory.role(fixed.role.as_str()) {
-            role.publish_at(&RoleTable::new(fixed.role.clone(), 1, endpoints), addr_of);
+            role.publish_at(&RoleTable::new(fixed.role.clone(), 1, endpoints), place_of);
         }
     }
 }
@@ -278,6 +283,7 @@ pub(crate) fn fixed_endpoint(position: usize, addr: &Address) -> Endpoint {
         gossip_port: 0,
         tags: feed::Tags::default(),
         routes: feed::Routes::default(),
+        protocol: None,
     }
 }
 
@@ -295,7 +301,7 @@ mod tests {
 
     /// What follows the feed for no worker, and where it puts it.
     fn follower(text: &str) -> (Follower, Arc<Directory>) {
-        let sources = Sources::new(plan(text), 0);
+        let sources = Sources::new(plan(text), Arc::default(), 0);
         (Follower { sources: sources.clone(), tickets: None }, sources.directory.clone())
     }
 
@@ -316,6 +322,7 @@ mod tests {
             gossip_port: 0,
             tags: feed::Tags::default(),
             routes: feed::Routes::new(routes.iter().map(|route| route.parse().unwrap())).unwrap(),
+            protocol: None,
         };
         RoleTable::new(role.parse().unwrap(), 1, vec![endpoint(routes)])
     }
@@ -365,11 +372,11 @@ mod tests {
         assert_eq!(found("/").as_deref(), Some("web"));
         assert_eq!(found("/api").as_deref(), Some("accounts"), "of two routes the more exact one");
         let next = plan("routes-allow = ['web=*']\nroute = [{ match = 'a.example/x', role = 'shop' }]");
-        follower.sources.add_roles(&next).await;
+        follower.sources.add_roles(&next, &Arc::default()).await;
         follower.sources.apply_plan(next).await;
         assert_eq!((found("/x").as_deref(), found("/"), found("/api")), (Some("shop"), None, None));
         let back = plan("");
-        follower.sources.add_roles(&back).await;
+        follower.sources.add_roles(&back, &Arc::default()).await;
         follower.sources.apply_plan(back).await;
         assert_eq!(found("/").as_deref(), Some("accounts"));
     }
@@ -412,7 +419,7 @@ mod tests {
         follower.apply_table(&table("shop", &[])).await;
         assert!(directory.role("shop").is_none());
         let next = plan("route = [{ match = '/', role = 'shop' }]\nbalance = ['shop=hash:client']");
-        follower.sources.add_roles(&next).await;
+        follower.sources.add_roles(&next, &Arc::default()).await;
         let listing = directory.role("shop").unwrap().subscribe().borrow().clone();
         assert!(listing.endpoints.len() == 1 && listing.slots.is_some());
     }

@@ -12,6 +12,7 @@ pub(crate) mod alias;
 pub(crate) mod attention;
 mod avoided;
 mod budget;
+pub(crate) mod claim;
 pub(crate) mod dice;
 pub(crate) mod directory;
 pub(crate) mod follow;

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use feed::EndpointState;
+use feed::{EndpointProtocol, EndpointState};
 use tokio::sync::Notify;
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     ramp::Ramp,
 };
 use crate::{
-    config::{Balance, UpstreamProtocol, UpstreamRules},
+    config::{Balance, UpstreamRules},
     error::{Fault, Refusal},
     stats::{Answers, Latencies},
 };
@@ -57,7 +57,8 @@ pub(crate) struct Roster {
 struct RoleRules {
     upstream: UpstreamRules,
     balance: Balance,
-    protocol: UpstreamProtocol,
+    /// None: what each endpoint claims.
+    protocol: Option<EndpointProtocol>,
 }
 
 impl RoleRules {
@@ -65,7 +66,7 @@ impl RoleRules {
         let told = rules.balance.iter().find(|told| told.role.as_str() == role);
         let balance = told.map_or_else(Balance::default, |told| told.balance.clone());
         let told = rules.protocol.iter().find(|told| told.role.as_str() == role);
-        let protocol = told.map_or_else(UpstreamProtocol::default, |told| told.protocol);
+        let protocol = told.map(|told| told.protocol);
         Rc::new(Self { upstream: rules.clone(), balance, protocol })
     }
 
@@ -145,9 +146,9 @@ impl Roster {
         Ref::map(self.rules.borrow(), |rules| &rules.balance)
     }
 
-    /// What its upstreams speak.
+    /// What all of its upstreams are said to speak, whatever they claim.
     #[inline]
-    pub(crate) fn protocol(&self) -> UpstreamProtocol {
+    pub(crate) fn protocol(&self) -> Option<EndpointProtocol> {
         self.rules.borrow().protocol
     }
 
@@ -298,7 +299,13 @@ impl Roster {
         let field = Field { listing: &known.listing, ramp: &known.ramp, panic: &self.panic };
         let in_flight_max = self.rules.borrow().in_flight_max();
         let terms = Terms { avoid: wanted.avoid, key: wanted.key, in_flight_max, now_ms: wanted.now_ms };
-        feed::request::Choice { waiting: self.queue.waiting(), ..prospect(field, &terms, dice) }
+        let mut told = prospect(field, &terms, dice);
+        for candidate in told.endpoints.iter_mut() {
+            if let Some(protocol) = self.protocol() {
+                (candidate.protocol, candidate.is_protocol_claimed) = (protocol, false);
+            }
+        }
+        feed::request::Choice { waiting: self.queue.waiting(), ..told }
     }
 
     fn leased(&self, upstream: &Rc<Upstream>, epoch: Epoch) -> Lease {

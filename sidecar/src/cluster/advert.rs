@@ -5,10 +5,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use feed::{Name, Routes, Tags, explain::Evidence, frame::MemberState};
+use feed::{Name, Routes, explain::Evidence, frame::MemberState};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::trouble::Trouble;
+use crate::cluster::{labels::Labels, trouble::Trouble};
 
 /// Most roles that one node follows: with names of usual length they fit in a broadcast.
 pub const FOLLOWED_ROLES_MAX: usize = 6;
@@ -62,8 +62,8 @@ pub struct Advert {
     pub changed_ms: u64,
     /// Whose drains wait for it.
     pub follows: Follows,
-    /// What its operator says of it.
-    pub tags: Tags,
+    /// What its operator says of it: tags, and the protocol that it claims.
+    pub labels: Labels,
     /// Which requests it claims for its role.
     pub routes: Routes,
     /// Why its role's process does not pass its check.
@@ -162,7 +162,7 @@ pub(crate) mod tests {
             since_ms: 7,
             changed_ms: 7,
             follows: Follows::Roles(vec!["app".parse().unwrap()]),
-            tags: Tags::default(),
+            labels: Labels::default(),
             routes: Routes::default(),
             check: None,
         }

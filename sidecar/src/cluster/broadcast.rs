@@ -111,7 +111,7 @@ impl BroadcastHandler<MemberId> for Handler {
 #[cfg(test)]
 mod tests {
     use feed::{
-        Name, Routes, Tags,
+        EndpointProtocol, Name, Routes, Tags,
         event::PAYLOAD_BYTES_MAX,
         route::{ROUTES_BYTES_MAX, ROUTES_MAX},
         tag::{TAGS_BYTES_MAX, TAGS_MAX},
@@ -122,6 +122,7 @@ mod tests {
     use crate::cluster::{
         advert::{FOLLOWED_ROLES_MAX, Follows, tests::advert},
         event::{Origin, What, tests::event},
+        labels::Labels,
     };
 
     fn handler(own_addr: &str) -> Handler {
@@ -165,8 +166,8 @@ mod tests {
         advert.follows = Follows::Roles(vec![longest.clone(); FOLLOWED_ROLES_MAX]);
         // Many short ones have the most lengths to write.
         let tags = (0..TAGS_MAX).map(|i| format!("k{i:02}={}", "v".repeat(11)).parse().unwrap());
-        advert.tags = Tags::new(tags).unwrap();
-        assert!(advert.tags.to_string().len() > TAGS_BYTES_MAX - TAGS_MAX);
+        advert.labels = Labels::from(Tags::new(tags).unwrap());
+        assert!(advert.labels.tags().to_string().len() > TAGS_BYTES_MAX - TAGS_MAX);
         let routes = (0..ROUTES_MAX)
             .map(|i| format!("/{i}{}", "r".repeat(ROUTES_BYTES_MAX / ROUTES_MAX - 3)).parse().unwrap());
         advert.routes = Routes::new(routes).unwrap();
@@ -188,6 +189,26 @@ mod tests {
             Broadcast::parse(&[0; BROADCAST_BYTES_MAX + 1]),
             Err(BroadcastError::TooLong(BROADCAST_BYTES_MAX + 1))
         );
+    }
+
+    /// What a node of before has read since adverts have routes: every byte of this stays as it is.
+    #[test]
+    fn adverts_are_the_bytes_that_nodes_of_before_know_with_a_claim_and_without() {
+        let mut told = advert("10.0.0.1:7946", 5, 2);
+        let tags = |text: &str| Tags::new([text.parse().unwrap()]).unwrap();
+        told.labels = Labels::new(tags("a=b"), None).unwrap();
+        let without = Broadcast::Advert(told.clone()).encode();
+        let [front, tags_of_it, behind] = [
+            &b"\0\0\x0a\0\0\x01\x8a\x3e\x05\x02\x04\x90\x3f\0\x64\x07\x07\x01\x01\x03app"[..],
+            b"\x01\x01a\x01b",
+            b"\0\0",
+        ];
+        assert_eq!(without, [front, tags_of_it, behind].concat());
+        told.labels = Labels::new(tags("a=b"), Some(EndpointProtocol::H2c)).unwrap();
+        let claim = b"\x02\x01a\x01b\x13concertina.protocol\x03h2c";
+        let with = Broadcast::Advert(told.clone()).encode();
+        assert_eq!(with, [front, claim, behind].concat());
+        assert_eq!(Broadcast::parse(&with), Ok(Broadcast::Advert(told)));
     }
 
     proptest! {

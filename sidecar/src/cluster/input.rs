@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use feed::{EndpointId, Tags, ToSidecar, event::Outcome, explain::Evidence};
+use feed::{EndpointId, ToSidecar, event::Outcome, explain::Evidence};
 
-use crate::cluster::{advert::Follows, peer::Peer, query::QueryId, trouble::Trouble};
+use crate::cluster::{advert::Follows, labels::Labels, peer::Peer, query::QueryId, trouble::Trouble};
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub enum Input<'a> {
     /// The roles that consumers beside this sidecar follow.
     Follows(Follows),
     /// What the operator says of the node from now on.
-    Tags(Tags),
+    Labels(Labels),
     /// What those consumers have in flight at draining endpoints that they have stopped choosing.
     InFlight(BTreeMap<EndpointId, u32>),
     /// A lifeline ended without a word and its peer does not accept connections any more, or it refuses them.

@@ -24,7 +24,7 @@ use std::{
 };
 
 use feed::{
-    Name, Routes, Tags,
+    Name, Routes,
     explain::Evidence,
     frame::{Member, MemberState},
 };
@@ -42,6 +42,7 @@ use crate::{
         explain::Stories,
         health::Health,
         input::Input,
+        labels::Labels,
         member_id::MemberId,
         peer::Peer,
         picture::Picture,
@@ -87,7 +88,7 @@ pub struct Config {
     /// Its share of the work.
     pub weight: u16,
     /// What its operator says of it.
-    pub tags: Tags,
+    pub labels: Labels,
     /// Which requests it claims for its role.
     pub routes: Routes,
     /// The cluster's name.
@@ -269,7 +270,7 @@ impl Membership {
             Input::Rejoin(addrs) => self.handle_rejoin(addrs, now),
             Input::Serving(_) | Input::CheckFails(_) => self.handle_check(&input, now),
             Input::Follows(follows) => self.readvertise(now, |own| own.follows = follows),
-            Input::Tags(tags) => self.readvertise(now, |own| own.tags = tags),
+            Input::Labels(labels) => self.readvertise(now, |own| own.labels = labels),
             Input::InFlight(counts) => self.reports.apply_counts(counts),
             Input::Dead(peer) if !gone => self.handle_dead(peer),
             Input::Question { to, question } => self.handle_question(to, question, now),
@@ -401,7 +402,7 @@ impl Membership {
         change(&mut self.own);
         if self.own != before || self.own.version == 0 {
             // Whom it follows is in no table.
-            if (self.own.state, &self.own.tags) != (before.state, &before.tags) {
+            if (self.own.state, &self.own.labels) != (before.state, &before.labels) {
                 self.own.changed_ms = self.config.id.instance + millis(now);
             }
             self.spread_own();
@@ -472,7 +473,7 @@ fn first_advert(config: &Config) -> Advert {
         since_ms: config.id.instance,
         changed_ms: config.id.instance,
         follows: Follows::Roles(Vec::new()),
-        tags: config.tags.clone(),
+        labels: config.labels.clone(),
         routes: config.routes.clone(),
         check: None,
     }

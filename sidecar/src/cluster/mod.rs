@@ -9,6 +9,7 @@ pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod health;
 pub mod input;
+pub mod labels;
 pub(crate) mod lifelines;
 pub mod member_id;
 pub mod membership;

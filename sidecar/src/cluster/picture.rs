@@ -162,8 +162,9 @@ fn listed(id: &MemberId, adverts: &Adverts) -> Option<Listed> {
         admin_port: advert.map_or(0, |advert| advert.admin_port),
         state,
         instance: id.instance,
-        tags: advert.map(|advert| advert.tags.clone()).unwrap_or_default(),
+        tags: advert.map(|advert| advert.labels.tags().clone()).unwrap_or_default(),
         routes: advert.map(|advert| advert.routes.clone()).unwrap_or_default(),
+        protocol: advert.and_then(|advert| advert.labels.protocol()),
         check: advert.and_then(|advert| advert.check).map(|why| why.to_string()),
     };
     let (weight, since_ms) = advert.map_or((0, 0), |advert| (advert.weight, advert.since_ms));

@@ -143,6 +143,7 @@ fn endpoint(listed: &Listed) -> Option<Endpoint> {
         gossip_port: member.addr.port(),
         tags: member.tags.clone(),
         routes: member.routes.clone(),
+        protocol: member.protocol,
     })
 }
 

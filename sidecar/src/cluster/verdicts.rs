@@ -67,6 +67,7 @@ mod tests {
             instance: 1,
             tags: Tags::default(),
             routes: feed::Routes::default(),
+            protocol: None,
             check: None,
         }
     }

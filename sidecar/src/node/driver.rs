@@ -45,6 +45,7 @@ use crate::{
     cluster::{
         effect::Effect,
         input::Input,
+        labels::Labels,
         member_id::MemberId,
         membership::{Config, Membership, SyncTurn},
         peer::Peer,
@@ -173,10 +174,10 @@ impl Driver {
         let ip = advertised(&args, &sources).await?;
         let gossip = SocketAddr::new(ip, udp.local_addr()?.port());
 
-        let (tags, routes) = own_words(&args)?;
+        let (labels, routes) = own_words(&args)?;
         let (requests_out, requests) = mpsc::unbounded_channel();
         let cluster = args.cluster.clone();
-        let publisher = Publisher::new(node.clone(), cluster.clone(), tags.clone(), requests_out.clone());
+        let publisher = Publisher::new(node.clone(), cluster.clone(), labels.clone(), requests_out.clone());
         let feed = serve_feed(&mut args).await?;
         spawn_local(publisher.clone().serve(feed.listener));
         let admin_port = admin::start(&args, ip, &publisher, requests_out).await?;
@@ -189,7 +190,7 @@ impl Driver {
             port: args.port,
             admin_port,
             weight: args.weight,
-            tags,
+            labels,
             routes,
             cluster: cluster.clone(),
             founds,
@@ -352,7 +353,7 @@ impl Driver {
                 self.input(Input::Follows(self.publisher.follows()));
                 self.input(Input::InFlight(self.publisher.in_flight()));
             }
-            Request::Tags(tags) => self.input(Input::Tags(tags)),
+            Request::Labels(labels) => self.input(Input::Labels(labels)),
             Request::Question { to, question, answers } => {
                 self.askers.insert(to, answers);
                 self.input(Input::Question { to, question });
@@ -458,10 +459,11 @@ fn open_gate(args: &Args, gossip: SocketAddr, keys: Option<Keyring>) -> SharedGa
 }
 
 /// What the operator says of the node.
-fn own_words(args: &Args) -> anyhow::Result<(Tags, Routes)> {
+fn own_words(args: &Args) -> anyhow::Result<(Labels, Routes)> {
     let tags = Tags::new(args.tags.iter().cloned()).context("--tag")?;
+    let labels = Labels::new(tags, args.protocol).context("--tag")?;
     let routes = Routes::new(args.routes.iter().cloned()).context("--route")?;
-    Ok((tags, routes))
+    Ok((labels, routes))
 }
 
 fn watch_seeds(sources: Sources, events: mpsc::UnboundedSender<Event>) {

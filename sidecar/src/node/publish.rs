@@ -13,7 +13,7 @@ use std::{
 };
 
 use feed::{
-    Endpoint, EndpointId, FromSidecar, Name, RoleTable, Tags, ToSidecar,
+    Endpoint, EndpointId, FromSidecar, Name, RoleTable, ToSidecar,
     event::UserEvent,
     frame::{Applied, Member, SidecarHello, VERSION, Wait},
     keys::KeysAt,
@@ -28,7 +28,10 @@ use tokio::{
 };
 
 use crate::{
-    cluster::advert::{FOLLOWED_ROLES_MAX, Follows},
+    cluster::{
+        advert::{FOLLOWED_ROLES_MAX, Follows},
+        labels::Labels,
+    },
     node::{
         glance::{Drained, Glance},
         intake::Intake,
@@ -50,7 +53,7 @@ pub(crate) enum Request {
     /// The set of followed roles, or what is in flight, changed.
     Consumers,
     /// Somebody changed the node's own tags.
-    Tags(Tags),
+    Labels(Labels),
     /// Somebody asks what the membership answers, for this connection.
     Question { to: u64, question: ToSidecar, answers: mpsc::UnboundedSender<FromSidecar> },
     /// Whoever asked on this connection is gone.
@@ -85,7 +88,7 @@ struct Subscription {
 
 struct Board {
     hello: SidecarHello,
-    tags: RefCell<Tags>,
+    labels: RefCell<Labels>,
     tables: RefCell<BTreeMap<Name, RoleTable>>,
     /// Counts the publications of tables.
     tables_published: Cell<u64>,
@@ -116,12 +119,12 @@ impl Publisher {
     pub(crate) fn new(
         node: Name,
         cluster: String,
-        tags: Tags,
+        labels: Labels,
         requests: mpsc::UnboundedSender<Request>,
     ) -> Self {
         Self(Rc::new(Board {
             hello: SidecarHello { version: VERSION, node, cluster },
-            tags: RefCell::new(tags),
+            labels: RefCell::new(labels),
             tables: RefCell::default(),
             tables_published: Cell::new(0),
             changed_ms: RefCell::default(),

@@ -59,6 +59,7 @@ mod tests {
             gossip_port: 0,
             tags: Tags::default(),
             routes: feed::Routes::default(),
+            protocol: None,
         }
     }
 

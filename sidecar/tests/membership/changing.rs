@@ -10,7 +10,7 @@ fn a_change_that_no_table_shows_is_not_the_newest_one() {
     sim.follow(2, &["front"]);
     sim.run(SECOND);
     assert_eq!(sim.node(1).changed_ms("app"), before);
-    sim.input(2, Input::Tags(Tags::new(["zone=a".parse().unwrap()]).unwrap()));
+    sim.input(2, Input::Labels(Tags::new(["zone=a".parse().unwrap()]).unwrap().into()));
     sim.run(SECOND);
     assert!(sim.node(1).changed_ms("app") >= before.map(|ms| ms + 2000));
 }
@@ -36,13 +36,31 @@ fn whoever_is_forced_to_leave_is_no_suspect_any_more() {
 fn changed_tags_are_in_the_members_and_tables_of_all_and_late_joiners_learn_them() {
     let mut sim = cluster(50, 10);
     let tags = Tags::new(["zone=a".parse().unwrap()]).unwrap();
-    sim.input(5, Input::Tags(tags.clone()));
+    sim.input(5, Input::Labels(tags.clone().into()));
     let knows = |node: &sim::Node| node.tables["app"].endpoints().iter().any(|e| e.tags.include(&tags));
     let took = sim.run_until(SECOND, |sim| sim.nodes.values().all(knows));
     assert!(took < Duration::from_millis(250), "{took:?}");
     sim.start(50, "late", "front");
     sim.run_until(SECOND, |sim| sim.nodes.values().all(|n| n.tables.contains_key("app") && knows(n)));
     assert_eq!(sim.node(50).changes.iter().filter(|m| m.tags == tags).count(), 1);
+}
+
+#[test]
+fn a_claimed_protocol_is_in_the_members_and_tables_of_all_and_no_tag_there() {
+    let mut sim = cluster(58, 4);
+    let labels = Labels::new(Tags::default(), Some(EndpointProtocol::H2c)).unwrap();
+    sim.input(3, Input::Labels(labels));
+    let claims =
+        |node: &sim::Node| node.tables["app"].endpoints().iter().filter(|e| e.protocol.is_some()).count();
+    sim.run_until(SECOND, |sim| sim.nodes.values().all(|node| claims(node) == 1));
+    sim.start(50, "late", "front");
+    sim.run_until(SECOND, |sim| sim.nodes.values().all(|n| n.tables.contains_key("app") && claims(n) == 1));
+    let endpoints = sim.nodes.values().flat_map(|node| node.tables["app"].endpoints());
+    assert!(endpoints.clone().all(|e| e.tags.is_empty()));
+    assert!(endpoints.filter_map(|e| e.protocol).all(|protocol| protocol == EndpointProtocol::H2c));
+    assert!(
+        sim.node(50).changes.iter().any(|m| m.protocol == Some(EndpointProtocol::H2c) && m.tags.is_empty())
+    );
 }
 
 #[test]

@@ -17,10 +17,10 @@ mod sim;
 use std::{collections::BTreeMap, time::Duration};
 
 use feed::{
-    Endpoint, EndpointId, Tags, ToSidecar,
+    Endpoint, EndpointId, EndpointProtocol, Tags, ToSidecar,
     frame::{Member, MemberState},
 };
-use sidecar::cluster::{input::Input, peer::Peer, trouble::Trouble};
+use sidecar::cluster::{input::Input, labels::Labels, peer::Peer, trouble::Trouble};
 use sim::{Sim, addr};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -175,7 +175,7 @@ mod queries {
     fn a_query_reaches_those_it_is_meant_for() {
         let mut sim = cluster(21, 4);
         let tags = Tags::new(["zone=a".parse().unwrap()]).unwrap();
-        sim.input(3, Input::Tags(tags.clone()));
+        sim.input(3, Input::Labels(tags.clone().into()));
         sim.run(SECOND);
         for (query, expected) in [
             (Query { role: Some("app".parse().unwrap()), ..query("ping") }, 4),

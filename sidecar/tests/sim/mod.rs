@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
-use feed::{Endpoint, EndpointState, FromSidecar, Name, RoleTable, Tags, event::UserEvent, frame::Member};
+use feed::{Endpoint, EndpointState, FromSidecar, Name, RoleTable, event::UserEvent, frame::Member};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sidecar::{
     cluster::{
         advert::Follows,
         effect::Effect,
         input::Input,
+        labels::Labels,
         member_id::MemberId,
         membership::{Config, Membership, SyncTurn},
         query::{Asked, QueryId},
@@ -221,7 +222,7 @@ impl Sim {
             port: 8080,
             admin_port: 9790,
             weight: 100,
-            tags: Tags::default(),
+            labels: Labels::default(),
             routes: feed::Routes::default(),
             cluster: "default".into(),
             founds: at == 1,

@@ -11,14 +11,20 @@ use super::*;
 
 /// What an origin is told of, and tells.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     connections: AtomicUsize,
     streams: AtomicUsize,
     cancelled: AtomicUsize,
 }
 
+impl Seen {
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+}
+
 /// Serves until the process ends: streams of a connection beside each other, by this.
-fn start_origin<F>(
+pub(super) fn start_origin<F>(
     streams_max: u32,
     serve: impl Fn(Arc<Seen>, Request<RecvStream>, SendResponse<Bytes>) -> F + Send + 'static,
 ) -> (SocketAddr, Arc<Seen>)
@@ -54,7 +60,7 @@ where
     (addr, seen)
 }
 
-async fn answer(mut respond: SendResponse<Bytes>, body: &'static [u8]) {
+pub(super) async fn answer(mut respond: SendResponse<Bytes>, body: &'static [u8]) {
     let mut stream = respond.send_response(Response::new(()), false).unwrap();
     stream.send_data(Bytes::from_static(body), true).unwrap();
 }

@@ -13,20 +13,20 @@ use super::*;
 
 /// What an origin has seen.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     whole_handshakes: AtomicUsize,
     resumed: AtomicUsize,
     requests: AtomicUsize,
 }
 
 impl Seen {
-    fn counts(&self) -> [usize; 3] {
+    pub(super) fn counts(&self) -> [usize; 3] {
         [&self.whole_handshakes, &self.resumed, &self.requests].map(|count| count.load(Ordering::SeqCst))
     }
 }
 
 /// A certificate for `app` by itself, in a file, and who speaks by it.
-fn certify(path: &Path) -> Arc<ServerConfig> {
+pub(super) fn certify(path: &Path) -> Arc<ServerConfig> {
     let key = KeyPair::generate().unwrap();
     let made = CertificateParams::new(["app".to_owned()]).unwrap().self_signed(&key).unwrap();
     std::fs::write(path, made.pem()).unwrap();
@@ -40,7 +40,7 @@ fn certify(path: &Path) -> Arc<ServerConfig> {
 }
 
 /// An origin that answers each request with 200; `/last` ends its connection, and `/cut` ends it in the middle of an answer.
-fn start_origin(config: Arc<ServerConfig>) -> (SocketAddr, Arc<Seen>) {
+pub(super) fn start_origin(config: Arc<ServerConfig>) -> (SocketAddr, Arc<Seen>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (addr, seen) = (listener.local_addr().unwrap(), Arc::<Seen>::default());
     let shared = seen.clone();
@@ -88,7 +88,7 @@ fn serve(mut stream: StreamOwned<ServerConnection, TcpStream>, seen: &Seen) {
 }
 
 /// The status of an answer.
-fn ask(client: &mut TcpStream, target: &str) -> u16 {
+pub(super) fn ask(client: &mut TcpStream, target: &str) -> u16 {
     write!(client, "GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     read_status(client)
 }

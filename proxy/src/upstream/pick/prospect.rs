@@ -51,9 +51,12 @@ pub(crate) fn prospect(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> 
 }
 
 fn candidate(endpoint: &Endpoint, tier: Tier, grown_percent: u64) -> Candidate {
+    let claimed = endpoint.claim.as_ref().map(|claim| claim.protocol);
     Candidate {
         node: endpoint.node.clone(),
         addr: endpoint.addr.to_string(),
+        protocol: claimed.unwrap_or_default(),
+        is_protocol_claimed: claimed.is_some(),
         state: endpoint.state,
         tier: tier.word().to_owned(),
         weight: endpoint.weight,

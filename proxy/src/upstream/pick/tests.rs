@@ -20,6 +20,7 @@ fn endpoint(instance: u64, weight: u16) -> Endpoint {
         node_hash: hash(&instance.to_be_bytes()),
         state: EndpointState::Ready,
         weight,
+        claim: None,
         health: Arc::default(),
     }
 }

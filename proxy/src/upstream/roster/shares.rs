@@ -58,6 +58,7 @@ impl Crowd {
             node_hash,
             state,
             weight,
+            claim: None,
             health,
         }));
         self.had.insert(instance, Had::default());
@@ -147,7 +148,8 @@ fn who_is_new_here_starts_slowly_and_who_was_here_from_the_first_table_does_not(
     for state in [EndpointState::Suspect, EndpointState::Ready] {
         let (id, health) = (ready.id, ready.health.clone());
         let (node, addr) = ("n".parse().unwrap(), id.addr.into());
-        crowd.endpoints[4] = Arc::new(Endpoint { id, addr, node, state, health, node_hash: 5, weight: 100 });
+        crowd.endpoints[4] =
+            Arc::new(Endpoint { id, addr, node, state, health, node_hash: 5, weight: 100, claim: None });
         crowd.publish();
     }
     assert_eq!(percent(&crowd, 4), 60, "nor does a suspicion that was wrong");

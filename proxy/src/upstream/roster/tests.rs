@@ -14,7 +14,7 @@ use super::{
     super::{directory::Directory, health::Health},
     *,
 };
-use crate::config::EJECT_FAILURES;
+use crate::{certificates::Origins, config::EJECT_FAILURES};
 
 fn listing(states: &[EndpointState], healths: &[Arc<Health>]) -> Arc<Listing> {
     let endpoint = |(instance, (state, health)): (u64, (&EndpointState, &Arc<Health>))| Endpoint {
@@ -24,6 +24,7 @@ fn listing(states: &[EndpointState], healths: &[Arc<Health>]) -> Arc<Listing> {
         node_hash: instance,
         state: *state,
         weight: 100,
+        claim: None,
         health: health.clone(),
     };
     let endpoints = (1..).zip(states.iter().zip(healths)).map(endpoint).map(Arc::new).collect();
@@ -346,7 +347,7 @@ fn of_two_that_started_in_the_same_millisecond_each_tells_its_own_requests() {
     };
     let publish = |state| {
         let twins = [twin(1, EndpointState::Ready), twin(2, state)];
-        role.publish(&feed::RoleTable::new(role.name.clone(), 1, twins.to_vec()));
+        role.publish(&feed::RoleTable::new(role.name.clone(), 1, twins.to_vec()), &Origins::default());
         twins[1].id()
     };
     publish(EndpointState::Ready);
@@ -367,6 +368,7 @@ fn listed(state: EndpointState) -> feed::Endpoint {
         gossip_port: 0,
         tags: feed::Tags::default(),
         routes: feed::Routes::default(),
+        protocol: None,
     }
 }
 
@@ -376,7 +378,7 @@ fn an_instance_that_is_listed_again_is_the_same_while_requests_are_under_way_the
     let role = &directory.roles()[0];
     let publish = |states: &[EndpointState]| {
         let endpoints = states.iter().copied().map(listed).collect();
-        role.publish(&feed::RoleTable::new(role.name.clone(), 1, endpoints));
+        role.publish(&feed::RoleTable::new(role.name.clone(), 1, endpoints), &Origins::default());
         role.subscribe().borrow().clone()
     };
     let health = |listing: &Listing| listing.endpoints[0].health.clone();

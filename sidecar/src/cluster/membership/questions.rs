@@ -263,7 +263,7 @@ mod tests {
             port: 0,
             admin_port: 0,
             weight: 1,
-            tags: feed::Tags::default(),
+            labels: crate::cluster::labels::Labels::default(),
             routes: feed::Routes::default(),
             cluster: "default".to_owned(),
             founds: true,

@@ -245,11 +245,12 @@ fn items<'a>(
 pub(super) mod tests {
     use std::net::SocketAddr;
 
-    use feed::{Name, Tags, frame::MemberState};
+    use feed::{Name, frame::MemberState};
 
     use super::*;
     use crate::cluster::{
         advert::{Advert, tests::advert},
+        labels::Labels,
         membership::Config,
     };
 
@@ -269,14 +270,14 @@ pub(super) mod tests {
     }
 
     fn node(n: u16) -> Membership {
-        let (tags, cluster) = (Tags::default(), "default".to_owned());
+        let (labels, cluster) = (Labels::default(), "default".to_owned());
         let drain_timeout = Duration::ZERO;
         let config = Config {
             id: id(n),
             port: 8080,
             admin_port: 0,
             weight: 1,
-            tags,
+            labels,
             routes: feed::Routes::default(),
             cluster,
             founds: n == 1,

@@ -312,6 +312,7 @@ mod tests {
     use tokio::{task::LocalSet, time::advance};
 
     use super::*;
+    use crate::cluster::labels::Labels;
 
     async fn told_once(desk: &Desk, requests: &mut mpsc::UnboundedReceiver<Request>) -> Answer {
         let surveying = async {
@@ -329,8 +330,8 @@ mod tests {
     async fn those_that_ask_for_the_load_and_go_at_once_cause_one_survey() {
         let asking = async {
             let (outbox, mut requests) = mpsc::unbounded_channel();
-            let (node, cluster, tags) = ("app1".parse().unwrap(), "default".into(), feed::Tags::default());
-            let publisher = Publisher::new(node, cluster, tags, outbox.clone());
+            let (node, cluster, labels) = ("app1".parse().unwrap(), "default".into(), Labels::default());
+            let publisher = Publisher::new(node, cluster, labels, outbox.clone());
             let feed = "/none/feed.sock".into();
             let desk = Desk { publisher, requests: outbox, feed, loads: Arc::default() };
             for _ in 0..3 {

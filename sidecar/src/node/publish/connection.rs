@@ -116,10 +116,10 @@ impl Board {
     }
 
     fn change_tags(&self, set: Tags, delete: &[String]) -> Result<Tags, FeedError> {
-        let mut own = self.tags.borrow_mut();
+        let mut own = self.labels.borrow_mut();
         *own = own.changed(set, delete).map_err(|error| FeedError::Refused(error.to_string()))?;
-        let _ = self.requests.send(Request::Tags(own.clone()));
-        Ok(own.clone())
+        let _ = self.requests.send(Request::Labels(own.clone()));
+        Ok(own.tags().clone())
     }
 
     async fn serve_consumer(
@@ -329,6 +329,7 @@ mod tests {
     use tokio::{net::UnixListener, task::LocalSet};
 
     use super::*;
+    use crate::cluster::labels::Labels;
     use crate::node::publish::{CONNECTIONS_MAX, CONNECTIONS_SHARE, Publisher};
     use crate::node::seats::Limits;
 
@@ -346,7 +347,7 @@ mod tests {
         fn start() -> Self {
             let (requests, _requests) = mpsc::unbounded_channel();
             let node = "node".parse().unwrap();
-            let publisher = Publisher::new(node, "default".into(), Tags::default(), requests);
+            let publisher = Publisher::new(node, "default".into(), Labels::default(), requests);
             let endpoint = Endpoint {
                 node: "app1".parse().unwrap(),
                 instance: 7,
@@ -357,6 +358,7 @@ mod tests {
                 gossip_port: 1,
                 tags: Tags::default(),
                 routes: feed::Routes::default(),
+                protocol: None,
             };
             publisher.publish_table(RoleTable::new("app".parse().unwrap(), 1, vec![endpoint]), None);
             let dir = tempfile::tempdir().unwrap();
