@@ -8,6 +8,7 @@ use tokio::net::TcpStream as AsyncStream;
 use super::*;
 
 mod bounds;
+mod ids;
 mod sockets;
 
 type Client = SendRequest<Bytes>;
