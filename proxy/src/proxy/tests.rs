@@ -508,6 +508,7 @@ mod origins;
 mod patience;
 mod rules;
 mod tls;
+mod traces;
 mod trust;
 mod udp;
 mod unix;
