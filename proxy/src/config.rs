@@ -34,6 +34,7 @@ mod size;
 mod sticky;
 mod text;
 mod timeouts;
+mod traces;
 mod trust;
 mod via;
 
@@ -57,6 +58,7 @@ pub use rules::{EJECT_FAILURES, EJECT_PANIC_PERCENT, EJECT_PERCENT_MAX, RETRY_PE
 pub use size::Size;
 pub use sticky::{Secret, Sticky};
 pub use timeouts::{GivenTimeouts, Span, Timeouts};
+pub use traces::{OtlpEndpoint, Sampling, TraceMode};
 pub use trust::{Pin, RoleServerName, RoleTrust, Trust};
 pub use via::Via;
 

@@ -57,6 +57,9 @@ pub const PIECES_COUNT_MAX: usize = 40;
 /// in records of fixed size.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 
+/// Bytes of a `traceparent` of version 00, and the least of every later version (W3C Trace Context Level 2, 3.2.2 and 4.3).
+pub const TRACEPARENT_BYTES: usize = 55;
+
 /// Digits of a chunk size: 13 hex digits are 52 bits, the largest integer that every peer reads alike, those included
 /// that parse into floating point.
 pub const CHUNK_SIZE_DIGITS_MAX: usize = 13;
@@ -98,8 +101,20 @@ pub const LOG_METHOD_BYTES_MAX: usize = 17;
 /// Bytes of a target in the access log: nearly every one whole, and a record in a handful of cache lines.
 pub const LOG_TARGET_BYTES_MAX: usize = 256;
 
-/// Records that a worker keeps until they are written: what 40,000 requests a second make in the writer's period, in 2 MB.
+/// Bytes of a host and its port in a span: nearly every one whole. Of a longer one nothing is told, for a part of it would be another.
+pub const LOG_HOST_BYTES_MAX: usize = 72;
+
+/// Records that a worker keeps until they are written: what 40,000 requests a second make in the writer's period, in 3 MB.
 pub const LOG_RING_COUNT_MAX: usize = 4096;
+
+/// Spans in one message to a collector, as OpenTelemetry has it; some 500 KB.
+pub const SPANS_BATCH_COUNT_MAX: usize = 512;
+
+/// Messages that wait until the collector has taken the one before: together 2048 spans, as OpenTelemetry has it.
+pub const SPANS_BATCHES_COUNT_MAX: usize = 4;
+
+/// Bytes of a collector's answer that are looked at.
+pub const SPANS_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// Connections at a time for one worker, unless told otherwise: two descriptors each, below the usual limit of 20,000.
 pub const CLIENTS_COUNT_MAX: usize = 16 * 1024;

@@ -125,6 +125,11 @@ static FLOODS: Family = Family::counter(
     &["reason"],
     "Connections of HTTP/2, and streams that were given no room, that ended for what their clients went on with.",
 );
+static SPANS: Family = Family::counter(
+    "concertina_proxy_spans",
+    &["result"],
+    "Spans of requests: taken by the collector (sent), dropped because it takes them too slowly (dropped), or not taken at all (failed).",
+);
 static BYTES: Family = Family::counter(
     "concertina_proxy_bytes",
     &["direction"],
@@ -168,7 +173,7 @@ static RELOADS: Family =
     Family::counter("concertina_proxy_reloads", &["result"], "How often the file was read again.");
 static WORKERS: Family = Family::gauge("concertina_proxy_workers", &[], "Threads that serve clients.");
 
-/// The document: `stats` are those of the workers, and the last of the access log's writer.
+/// The document: `stats` are those of the workers, and the last of the access log's writer and of whoever posts spans.
 pub(crate) fn document(stats: &[&Stats], roles: &[Arc<Role>], reloads: &Reloads) -> String {
     let mut document = Exposition::default();
     let total = |counter: fn(&Stats) -> &Counter| -> u64 { stats.iter().map(|s| counter(s).read()).sum() };
@@ -193,6 +198,10 @@ pub(crate) fn document(stats: &[&Stats], roles: &[Arc<Role>], reloads: &Reloads)
             floods.add(&[flood.word()], count);
         }
     }
+    let mut spans = document.family(&SPANS);
+    spans.add(&["sent"], total(|s| &s.spans_sent));
+    spans.add(&["dropped"], total(|s| &s.spans_dropped));
+    spans.add(&["failed"], total(|s| &s.spans_failed));
     let mut bytes = document.family(&BYTES);
     bytes.add(&["in"], total(|s| &s.bytes_in));
     bytes.add(&["out"], total(|s| &s.bytes_out));

@@ -45,7 +45,7 @@ pub struct Proxy {
     changing: tokio::sync::Mutex<()>,
     sources: Arc<Sources>,
     certificates: Arc<Store>,
-    /// Each worker's, and those of the access log's writer.
+    /// Each worker's, and those of the access log's writer and of whoever posts spans.
     stats: Vec<Arc<Stats>>,
     /// Where the listeners of its first plan are that have a port.
     addrs: Vec<SocketAddr>,
@@ -86,7 +86,7 @@ impl Proxy {
         let origins = Arc::new(origins.map_err(|error| placed(args, &plan, error.into()))?);
         let sources = Sources::new(plan.clone(), origins.clone(), workers);
         let stats: Vec<Arc<Stats>> = (0..=workers).map(|_| Arc::default()).collect();
-        let log = Log::start(&plan.fixed, sources.directory().clone(), workers, stats[workers].clone())?;
+        let log = Log::start(&plan.fixed, &sources, workers, &stats[workers])?;
         let (log, taps) = log.map_or((None, Vec::new()), |(log, taps)| (Some(log), taps));
         let has_flows = plan.listen.iter().any(|listen| !listen.protocol.is_of_streams());
         let certificates = Store::open(&plan.certificates).map_err(|error| placed(args, &plan, error))?;

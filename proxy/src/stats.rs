@@ -33,6 +33,12 @@ pub(crate) struct Stats {
     pub(crate) clients_gone: Counter,
     /// Lines that the access log had no room for, or could not write.
     pub(crate) log_dropped: Counter,
+    /// Spans that a collector has taken,
+    pub(crate) spans_sent: Counter,
+    /// that there was no room for,
+    pub(crate) spans_dropped: Counter,
+    /// and that no collector took. The thread that posts them writes this and the first.
+    pub(crate) spans_failed: Counter,
     /// Handshakes of TLS that ended for newer ones.
     pub(crate) handshakes_evicted: Counter,
     /// Flows of datagrams that began,
@@ -109,6 +115,12 @@ impl Stats {
         );
         if sum(|w| &w.handshakes_evicted) > 0 {
             summary.push_str(&format!(" handshakes_evicted={}", sum(|w| &w.handshakes_evicted)));
+        }
+        let spans = [sum(|w| &w.spans_sent), sum(|w| &w.spans_dropped), sum(|w| &w.spans_failed)];
+        if let [sent, dropped, failed] = spans
+            && spans.iter().any(|count| *count > 0)
+        {
+            summary.push_str(&format!(" spans={sent} spans_dropped={dropped} spans_failed={failed}"));
         }
         let flooded = |flood: Flood| -> u64 { workers.clone().map(|w| w.flooded(flood)).sum() };
         for flood in Flood::ALL.into_iter().filter(|flood| flooded(*flood) > 0) {

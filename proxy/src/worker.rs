@@ -43,9 +43,11 @@ use crate::{
 
 mod counted;
 mod ids;
+mod traces;
 
 pub(crate) use counted::Counted;
 use ids::Ids;
+use traces::Traces;
 
 /// Buffers and exchanges that a worker keeps for reuse: enough for a thousand requests under way, and a bound on what an
 /// hour of overload leaves behind.
@@ -68,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) forwarding: Option<Forwarding>,
     pub(crate) via: Option<String>,
     pub(crate) request_ids: RequestIds,
+    /// None: requests are not traced.
+    pub(crate) traces: Option<Traces>,
 }
 
 impl Settings {
@@ -92,6 +96,7 @@ impl Settings {
             forwarding: plan.forwarding,
             via: plan.via.clone(),
             request_ids: plan.request_ids,
+            traces: Traces::of(plan),
         }
     }
 }

@@ -92,9 +92,10 @@ struct Flags {
     args: Args,
 }
 
-fn start_proxy(origin: SocketAddr) -> Proxy {
+fn start_proxy(origin: SocketAddr, flag: Option<&str>) -> Proxy {
     let upstream = format!("--upstream=origin={origin}");
-    let flags = ["proxy", "--listen=http://127.0.0.1:0=origin", &upstream, "--workers=1"];
+    let flags =
+        ["proxy", "--listen=http://127.0.0.1:0=origin", &upstream, "--workers=1"].into_iter().chain(flag);
     Proxy::start(&Flags::parse_from(flags).args).unwrap()
 }
 
@@ -121,8 +122,15 @@ impl Drop for Needed {
 }
 
 #[test]
-fn a_keep_alive_request_allocates_nothing() {
-    let proxy = start_proxy(start_origin());
+fn a_keep_alive_request_allocates_nothing_traced_or_not() {
+    // One after the other: whatever the process allocates is counted.
+    for flag in [None, Some("--trace=propagate")] {
+        check_allocations(flag);
+    }
+}
+
+fn check_allocations(flag: Option<&str>) {
+    let proxy = start_proxy(start_origin(), flag);
     let addr = proxy.addrs()[0];
     // Warm, counting, counted.
     let phases = Barrier::new(CLIENTS_COUNT + 1);
@@ -150,7 +158,7 @@ fn a_keep_alive_request_allocates_nothing() {
         phases.wait();
         change
     });
-    eprintln!("{} requests: {change:?}", CLIENTS_COUNT * REQUESTS_COUNT);
+    eprintln!("{} requests, {flag:?}: {change:?}", CLIENTS_COUNT * REQUESTS_COUNT);
     let summary = proxy.summary();
     let requests = format!(" requests={} ", CLIENTS_COUNT * (WARM_UP_COUNT + REQUESTS_COUNT));
     assert!(

@@ -45,6 +45,8 @@ impl Change {
             "forwarded": forwarding;
             "via": via;
             "request-id": request_ids;
+            "trace": trace;
+            "trace-sample": sampling;
         }
         change
     }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     AccessLog, CertificatePair, ClientNetwork, FixedTable, ForwardedFields, GivenTimeouts, HalfClosed,
-    Listen, RequestIds, RoleBalance, RoleProtocol, RoleServerName, RoleTrust, RouteRule, RoutesAllow,
-    SendProxy, Size, SniRule, Via,
+    Listen, OtlpEndpoint, RequestIds, RoleBalance, RoleProtocol, RoleServerName, RoleTrust, RouteRule,
+    RoutesAllow, Sampling, SendProxy, Size, SniRule, TraceMode, Via,
 };
 use crate::limits::TRUSTED_HOPS_COUNT_MAX;
 
@@ -134,6 +134,19 @@ pub struct Given {
     /// `keep` takes over that of the client if it is well-formed; with `off` the field passes [default: off]
     #[arg(long, value_name = "HOW")]
     pub request_id: Option<RequestIds>,
+    /// The trace of each HTTP request (`traceparent` and `tracestate` of the W3C), for upstreams and the access log: `propagate` goes on with
+    /// that of the client if it is well-formed, and else begins one, `restart` begins one whatever the client says; with `off` both fields
+    /// pass [default: off]
+    #[arg(long, value_name = "HOW")]
+    pub trace: Option<TraceMode>,
+    /// How many of the traces that begin here are sampled, in percent, such as 5 or 0.1; those of clients are as these have decided
+    /// [default: 100]
+    #[arg(long, value_name = "PERCENT")]
+    pub trace_sample: Option<Sampling>,
+    /// Who takes a span of each request whose trace is sampled, by OTLP over HTTP without TLS: http://HOST:PORT, to which /v1/traces is added
+    /// [default: nobody]
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// A line for each HTTP request: `common` as Apache writes it, `json` as objects with times and reasons [default: off]
     #[arg(long, value_name = "FORMAT")]
     pub access_log: Option<AccessLog>,
@@ -166,7 +179,7 @@ impl Given {
         listen feed upstream routes_allow workers half_closed clients_max balance upstream_protocol upstream_trust
         upstream_server_name eject_failures eject_5xx
         eject_percent_max eject_panic_percent retry_percent upstream_connections_max upstream_pending_max
-        proxy_protocol send_proxy sni certificate certificates body_bytes_max forwarded trusted_hops via request_id access_log access_log_file route
+        proxy_protocol send_proxy sni certificate certificates body_bytes_max forwarded trusted_hops via request_id trace trace_sample otlp_endpoint access_log access_log_file route
     );
 }
 
@@ -254,6 +267,9 @@ mod tests {
             ("timeouts = { idle = \"5\" }\n", "a.toml:1:21: \"5\" is not a time"),
             ("timeouts = { idel = \"5s\" }\n", "did you mean `idle`?"),
             ("body-bytes-max = \"5q\"\n", "is not a size"),
+            ("trace-sample = 101\n", "a.toml:1:16: 101: expected a number from 0 to 100"),
+            ("trace-sample = \"5\"\n", "a.toml:1:16"),
+            ("otlp-endpoint = \"a:4318\"\n", "is no place for spans"),
             ("proxy-protocol = [\"10.0.0.0/33\"]\n", "a.toml:1:18: \"10.0.0.0/33\" is not a network"),
         ] {
             let error = file(text).unwrap_err();

@@ -6,7 +6,8 @@ use feed::{EndpointProtocol, Name, socket::FEED_PATH};
 
 use super::{
     AccessLog, Balance, CertificateFiles, EdgeRules, FixedTable, ForwardedFields, Given, HalfClosed, Listen,
-    PlanError, Protocol, Refusal, RequestIds, RouteRule, RoutesAllow, Timeouts, UpstreamRules,
+    OtlpEndpoint, PlanError, Protocol, Refusal, RequestIds, RouteRule, RoutesAllow, Sampling, Timeouts,
+    TraceMode, UpstreamRules,
 };
 use crate::{http1::Forwarding, limits::CLIENTS_COUNT_MAX};
 
@@ -29,6 +30,8 @@ pub struct Fixed {
     pub access_log: AccessLog,
     /// Where.
     pub access_log_file: Option<PathBuf>,
+    /// Who takes spans.
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Roles whose endpoints are given.
     pub upstream: Vec<FixedTable>,
 }
@@ -62,6 +65,10 @@ pub struct Plan {
     pub via: Option<String>,
     /// Whether requests have ids.
     pub request_ids: RequestIds,
+    /// What becomes of traces.
+    pub trace: TraceMode,
+    /// Which of those that begin here are sampled.
+    pub sampling: Sampling,
 }
 
 impl Plan {
@@ -76,6 +83,14 @@ impl Plan {
         if trusted_hops > 0 && forwarding.is_none() {
             return Err(PlanError::HopsWithoutForwarded(trusted_hops).at("trusted-hops"));
         }
+        let trace = given.trace.unwrap_or(TraceMode::Off);
+        for (key, is_said) in
+            [("trace-sample", given.trace_sample.is_some()), ("otlp-endpoint", given.otlp_endpoint.is_some())]
+        {
+            if is_said && trace == TraceMode::Off {
+                return Err(PlanError::NeedsTrace(key).at(key));
+            }
+        }
         let routes = given.route.unwrap_or_default();
         let plan = Self {
             fixed: Fixed {
@@ -84,6 +99,7 @@ impl Plan {
                 clients_max: given.clients_max.unwrap_or(CLIENTS_COUNT_MAX),
                 access_log: given.access_log.unwrap_or(AccessLog::Off),
                 access_log_file: given.access_log_file,
+                otlp_endpoint: given.otlp_endpoint,
                 upstream: given.upstream.unwrap_or_default(),
             },
             listen: given.listen.unwrap_or_else(|| vec![default_listener(!routes.is_empty())]),
@@ -105,6 +121,8 @@ impl Plan {
             forwarding,
             via: given.via.map(|via| via.as_str().to_owned()),
             request_ids: given.request_id.unwrap_or(RequestIds::Off),
+            trace,
+            sampling: given.trace_sample.unwrap_or(Sampling::ALL),
         };
         plan.check()?;
         Ok(plan)
@@ -156,6 +174,7 @@ impl Plan {
             ("clients-max", from.clients_max == to.clients_max),
             ("access-log", from.access_log == to.access_log),
             ("access-log-file", from.access_log_file == to.access_log_file),
+            ("otlp-endpoint", from.otlp_endpoint == to.otlp_endpoint),
             ("upstream", from.upstream == to.upstream),
         ] {
             if !is_same {
@@ -363,6 +382,8 @@ mod tests {
         for (text, why) in [
             ("trusted-hops = 1", "needs --forwarded"),
             ("access-log-file = 'a'", "needs --access-log"),
+            ("trace-sample = 5", "--trace-sample: needs --trace"),
+            ("trace = 'off'\notlp-endpoint = 'http://a:1'", "--otlp-endpoint: needs --trace"),
             ("upstream = ['app=127.0.0.1:1']", "--upstream app=…: expected a role"),
             ("send-proxy = ['web=v2']", "shared by clients"),
             ("balance = ['app=p2c']", "that --listen names"),
@@ -417,6 +438,7 @@ mod tests {
         for (text, place) in [
             ("\ntrusted-hops = 1", "7:16"),
             ("access-log-file = 'a'", "6:19"),
+            ("trace-sample = 0.1", "6:16"),
             ("upstream = ['db=127.0.0.1:1', 'app=127.0.0.1:1']", "6:31"),
             ("send-proxy = [\n'db=v2',\n'dns=v2']", "8:1"),
             ("balance = ['web=p2c', 'web=hash:client']", "6:23"),

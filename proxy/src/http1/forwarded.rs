@@ -380,8 +380,11 @@ mod tests {
         let longest = "x".repeat(feed::name::NAME_BYTES_MAX);
         let trusted_hops = u8::try_from(TRUSTED_HOPS_COUNT_MAX).unwrap();
         let id = crate::http1::RequestId::parse(&[b'x'; crate::limits::REQUEST_ID_BYTES_MAX]);
+        let sent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = crate::http1::Traceparent::parse(sent).map(crate::http1::Trace::passed);
         let hop = Hop {
             request_id: id.as_ref(),
+            trace: trace.as_ref(),
             peer: "1111:2222:3333:4444:5555:6666:7777:8888".parse().ok(),
             forwarding: Some(Forwarding { trusted_hops, ..BOTH }),
             via: Some(&longest),

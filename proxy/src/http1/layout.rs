@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Date, FieldChanges, Forwarding, Framing, PathChange, Reject, RequestId, Scheme, Trailers, Version,
+    Date, FieldChanges, Forwarding, Framing, PathChange, Reject, RequestId, Scheme, Trace, Trailers, Version,
     fields::Field, verb::Verb,
 };
 
@@ -73,6 +73,8 @@ pub struct Hop<'a> {
     pub path: Option<&'a PathChange>,
     /// What it is called from here on; by default what the client calls it passes.
     pub request_id: Option<&'a RequestId>,
+    /// The trace that it is a part of from here on; by default what the client says of one passes.
+    pub trace: Option<&'a Trace>,
 }
 
 impl<'a> Hop<'a> {
@@ -88,6 +90,7 @@ impl<'a> Hop<'a> {
             fields: None,
             path: None,
             request_id: None,
+            trace: None,
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod reject;
 pub mod request_id;
 pub mod rewrite;
 pub mod target;
+pub mod trace_context;
 pub mod trailers;
 pub mod verb;
 mod way;
@@ -36,6 +37,7 @@ pub use framing::Framing;
 pub use pieces::Pieces;
 pub use reject::Reject;
 pub use request_id::RequestId;
+pub use trace_context::{SpanId, Trace, TraceId, Traceparent};
 pub use trailers::Trailers;
 
 /// Whether bytes already make a whole.

@@ -2,11 +2,15 @@
 
 use std::{fmt, io::IoSlice, ops::Range};
 
-use crate::limits::{CHANGED_BYTES_MAX, PIECES_COUNT_MAX, REQUEST_ID_BYTES_MAX};
+use crate::limits::{CHANGED_BYTES_MAX, PIECES_COUNT_MAX, REQUEST_ID_BYTES_MAX, TRACEPARENT_BYTES};
 
 /// Bytes of our own in one message: every field that can be set, with the longest names and addresses; what a route adds; a cookie.
-const ADDED_BYTES_MAX: usize =
-    768 + REQUEST_ID_BYTES_MAX + 16 + CHANGED_BYTES_MAX + COOKIE_BYTES_MAX + feed::route::ROUTE_BYTES_MAX;
+const ADDED_BYTES_MAX: usize = 768
+    + (REQUEST_ID_BYTES_MAX + 16)
+    + (TRACEPARENT_BYTES + 15)
+    + CHANGED_BYTES_MAX
+    + COOKIE_BYTES_MAX
+    + feed::route::ROUTE_BYTES_MAX;
 
 /// Bytes of a Set-Cookie.
 const COOKIE_BYTES_MAX: usize = 256;

@@ -6,6 +6,7 @@ use super::{
     Pieces,
     fields::{Field, FieldSet},
     pieces::Full,
+    trace_context::put_hex,
     way::is_alias,
 };
 use crate::limits::REQUEST_ID_BYTES_MAX;
@@ -24,10 +25,8 @@ impl RequestId {
     /// One of 128 bits, in hexadecimal.
     pub fn of_bits(high: u64, low: u64) -> Self {
         let mut id = Self { bytes: [0; REQUEST_ID_BYTES_MAX], length: 32 };
-        for (at, byte) in id.bytes[..32].iter_mut().enumerate() {
-            let half = if at < 16 { high } else { low };
-            *byte = b"0123456789abcdef"[(half >> (60 - 4 * (at % 16)) & 15) as usize];
-        }
+        put_hex(high, &mut id.bytes[..16]);
+        put_hex(low, &mut id.bytes[16..32]);
         id
     }
 

@@ -85,6 +85,9 @@ pub(super) fn request(
     if hop.request_id.is_some() {
         dropped |= RequestId::replaced(layout.fields);
     }
+    if let Some(trace) = hop.trace {
+        dropped |= trace.replaced(layout.fields);
+    }
     push_kept(layout, dropped, pieces)?;
     let asked = other.or(host).ok_or(hop.host);
     if other.is_some() || host.is_none() {
@@ -112,6 +115,9 @@ pub(super) fn request(
     }
     if let Some(id) = hop.request_id {
         id.push(pieces)?;
+    }
+    if let Some(trace) = hop.trace {
+        trace.push(pieces)?;
     }
     pieces.push(layout.bytes - 2..layout.bytes)?;
     Ok(())

@@ -1,41 +1,33 @@
 //! Lines of the log: pure functions of a record and the time. Method and target are a stranger's bytes; nothing of them may
 //! look like another field, another line or a terminal's escape sequence.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{io::Write, time::Duration};
 
 use time::OffsetDateTime;
 
 use super::Record;
-use crate::{
-    http1::{RequestId, Version},
-    upstream::directory::Directory,
-};
+use crate::http1::{RequestId, Version};
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// How a line looks.
 pub(super) enum Format {
-    /// Apache's common log format: `-` for what is not known, times in UTC. Where requests have ids, the id comes last, in quotes.
+    /// Apache's common log format: `-` for what is not known, times in UTC. Where requests have ids, the id follows, in quotes, and where they
+    /// are traced, the trace's behind that.
     Common,
     /// An object, `null` for what is not known.
-    Json {
-        /// Where the names of the roles are.
-        directory: Arc<Directory>,
-    },
+    Json,
 }
 
 impl Format {
-    /// Appends the line of a request that started at a time since the Unix epoch.
-    pub(super) fn line(&self, record: &Record, started: Duration, text: &mut Vec<u8>) {
+    /// Appends the line of a request of a role that started at a time since the Unix epoch.
+    pub(super) fn line(&self, record: &Record, role: &str, started: Duration, text: &mut Vec<u8>) {
         let started = OffsetDateTime::UNIX_EPOCH.checked_add(started.try_into().unwrap_or_default());
         let started = started.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let written = match self {
             Self::Common => common(record, started, text),
-            Self::Json { directory } => {
-                let roles = directory.roles();
-                json(record, roles.get(record.role).map_or("", |role| role.name.as_str()), started, text)
-            }
+            Self::Json => json(record, role, started, text),
         };
         debug_assert!(written.is_ok(), "memory takes whatever is written to it");
     }
@@ -69,8 +61,13 @@ fn common(record: &Record, at: OffsetDateTime, text: &mut Vec<u8>) -> std::io::R
         bytes => write!(text, "{bytes}")?,
     }
     // An id has no character that would have to be escaped.
-    if let Some(id) = record.id {
-        write!(text, " \"{id}\"")?;
+    match (record.id, record.trace) {
+        (Some(id), _) => write!(text, " \"{id}\"")?,
+        (None, Some(_)) => text.extend(b" \"-\""),
+        (None, None) => {}
+    }
+    if let Some(trace) = record.trace {
+        write!(text, " \"{}\"", trace.told.trace_id)?;
     }
     text.push(b'\n');
     Ok(())
@@ -110,7 +107,12 @@ fn json(record: &Record, role: &str, at: OffsetDateTime, text: &mut Vec<u8>) -> 
     push_number(text, "upstream_us", us(record.phases.upstream))?;
     push_number(text, "first_byte_us", us(record.phases.first_byte))?;
     push_number(text, "end_us", us(Some(record.phases.end)))?;
-    write!(text, ",\"end\":\"{}\",\"id\":", record.end.word())?;
+    write!(text, ",\"end\":\"{}\",\"trace_id\":", record.end.word())?;
+    match record.trace {
+        Some(trace) => write!(text, "\"{}\"", trace.told.trace_id)?,
+        None => text.extend(b"null"),
+    }
+    text.extend(b",\"id\":");
     push_string(text, record.id.as_ref().map_or("", RequestId::as_str).as_bytes());
     text.extend(b"}\n");
     Ok(())
@@ -173,7 +175,7 @@ mod tests {
     use super::*;
     use crate::{
         error::Refusal,
-        http1::Reject,
+        http1::{Reject, Trace, Traceparent},
         limits::LOG_TARGET_BYTES_MAX,
         log::record::{End, Phases, Tried},
     };
@@ -210,13 +212,12 @@ mod tests {
 
     fn line(format: &Format, record: &Record) -> String {
         let mut text = Vec::new();
-        format.line(record, AT, &mut text);
+        format.line(record, if record.role == 1 { "front" } else { "app" }, AT, &mut text);
         String::from_utf8(text).unwrap()
     }
 
     fn as_json(record: &Record) -> String {
-        let directory = Directory::new(&["app", "front"].map(|role| role.parse().unwrap()), 1, |_| false);
-        line(&Format::Json { directory: Arc::new(directory) }, record)
+        line(&Format::Json, record)
     }
 
     #[test]
@@ -232,6 +233,13 @@ mod tests {
         let called = Record { id: RequestId::parse(b"a-1"), ..refused() };
         assert!(line(&Format::Common, &called).ends_with("\"-\" 400 - \"a-1\"\n"));
         assert!(as_json(&called).ends_with(",\"id\":\"a-1\"}\n"));
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let sent = Traceparent::parse(format!("00-{trace}-b7ad6b7169203331-01").as_bytes()).unwrap();
+        let traced = Record { trace: Some(Trace::passed(sent)), ..refused() };
+        assert!(line(&Format::Common, &traced).ends_with(&format!("\"-\" 400 - \"-\" \"{trace}\"\n")));
+        let both = Record { trace: traced.trace, ..called };
+        assert!(line(&Format::Common, &both).ends_with(&format!("\"-\" 400 - \"a-1\" \"{trace}\"\n")));
+        assert!(as_json(&both).ends_with(&format!(",\"trace_id\":\"{trace}\",\"id\":\"a-1\"}}\n")));
         let mut half = Record { status: None, ..refused() };
         half.note_line(b"GET");
         assert!(line(&Format::Common, &half).ends_with("] \"GET - -\" - -\n"));
@@ -245,7 +253,7 @@ mod tests {
              \"method\":\"GET\",\"target\":\"/hello?a=b\",\"target_cut\":false,\"scheme\":\"http\",\"protocol\":\"HTTP/1.1\",\
              \"status\":200,\"bytes_in\":3,\"bytes_out\":12,\"upstream\":\"10.0.0.1:8080\",\
              \"instance\":1763820000123,\"retries\":1,\"head_us\":5,\"upstream_us\":70,\"first_byte_us\":900,\
-             \"end_us\":2000,\"end\":\"done\",\"id\":null}\n"
+             \"end_us\":2000,\"end\":\"done\",\"trace_id\":null,\"id\":null}\n"
         );
         assert_eq!(
             as_json(&refused()),
@@ -253,7 +261,7 @@ mod tests {
              \"method\":null,\"target\":null,\"target_cut\":false,\"scheme\":\"http\",\"protocol\":null,\
              \"status\":400,\"bytes_in\":0,\"bytes_out\":0,\"upstream\":null,\
              \"instance\":null,\"retries\":0,\"head_us\":null,\"upstream_us\":null,\"first_byte_us\":null,\
-             \"end_us\":0,\"end\":\"bare-lf\",\"id\":null}\n"
+             \"end_us\":0,\"end\":\"bare-lf\",\"trace_id\":null,\"id\":null}\n"
         );
     }
 

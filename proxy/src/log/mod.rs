@@ -1,16 +1,22 @@
-//! The access log: a line for each HTTP request that was answered, refused or lost. Not the place for what happens to the
-//! proxy itself, which goes to `tracing`.
+//! What is told of each HTTP request that was answered, refused or lost: a line in the access log, a span for a collector. Not the place for
+//! what happens to the proxy itself, which goes to `tracing`.
 //!
 //! ```text
 //! session ─▶ Record ─▶ Tap ══ ring of a worker ══▶ writer thread ─▶ format ─▶ file or stdout
+//!                                                        └─▶ otlp ══ queue of batches ══▶ exporter thread ─▶ collector
 //! ```
 //!
-//! A worker never waits for a disk: its ring is bounded and takes what it has room for, the rest is counted. Off, a request
-//! costs one look at an empty option for each of its stages.
+//! A worker never waits for a disk, and neither for a collector: its ring is bounded and takes what it has room for, the rest is counted. So
+//! is the queue. Off, a request costs one look at an empty option for each of its stages.
 
+mod export;
 mod format;
+mod lines;
+mod otlp;
+mod output;
 pub(crate) mod record;
 mod ring;
+mod spans;
 mod writer;
 
 use std::{
@@ -19,7 +25,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    thread::Thread,
+    thread::{JoinHandle, Thread},
     time::Duration,
 };
 
@@ -29,13 +35,13 @@ pub(crate) use record::Record;
 pub(crate) use ring::Tap;
 
 use crate::{
-    config::{AccessLog, Fixed},
-    limits::LOG_RING_COUNT_MAX,
+    config::{AccessLog, Fixed, OtlpEndpoint},
+    limits::{LOG_RING_COUNT_MAX, SPANS_BATCHES_COUNT_MAX},
     stats::Stats,
-    upstream::directory::Directory,
+    upstream::follow::Sources,
 };
 
-/// How long a stopping proxy waits for its last lines: an output that is stuck must not keep it.
+/// How long a stopping proxy waits for its last lines and spans: who is stuck must not keep it.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the writer is asked to do.
@@ -45,43 +51,42 @@ struct Asked {
     to_reopen: AtomicBool,
 }
 
-/// The writer thread, from outside.
+/// The writer thread and the exporter thread, from outside.
 pub(crate) struct Log {
     asked: Arc<Asked>,
     writer: Thread,
-    /// Closed when the thread ends.
+    /// Closed when both have ended.
     ended: mpsc::Receiver<()>,
 }
 
 impl Log {
-    /// Opens the log and starts its writer, if there is to be one; a tap for each worker. `stats` counts what could not be
-    /// written.
+    /// Opens the log and starts whoever writes it and posts spans, if there is to be any of it; a tap for each worker. `stats` counts what
+    /// could not be written.
     ///
     /// # Errors
     /// A file that cannot be opened; the message names it.
     pub(crate) fn start(
         plan: &Fixed,
-        directory: Arc<Directory>,
+        sources: &Arc<Sources>,
         workers: usize,
-        stats: Arc<Stats>,
+        stats: &Arc<Stats>,
     ) -> anyhow::Result<Option<(Self, Vec<Tap>)>> {
-        let format = match plan.access_log {
-            AccessLog::Off => return Ok(None),
-            AccessLog::Common => format::Format::Common,
-            AccessLog::Json => format::Format::Json { directory },
-        };
-        let output = writer::Output::open(plan.access_log_file.as_deref())?;
-        let (producers, rings) = (0..workers).map(|_| rtrb::RingBuffer::new(LOG_RING_COUNT_MAX)).unzip();
-        let asked = Arc::<Asked>::default();
+        let lines = lines(plan, stats)?;
+        if lines.is_none() && plan.otlp_endpoint.is_none() {
+            return Ok(None);
+        }
         let (ended_tx, ended) = mpsc::channel();
-        let writer = writer::Writer::new(rings, format, output, asked.clone(), stats);
-        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
-            let _ended = ended_tx;
-            writer.run();
-        });
-        let writer = thread.context("cannot start the access log's thread")?.thread().clone();
-        let producers: Vec<_> = producers;
-        let taps = producers.into_iter().map(|producer| Tap::new(producer, writer.clone())).collect();
+        let exporting =
+            |endpoint: &OtlpEndpoint| start_exporter(endpoint.clone(), sources, stats, ended_tx.clone());
+        let spans = plan.otlp_endpoint.as_ref().map(exporting).transpose()?;
+        let has_lines = lines.is_some();
+        let (producers, rings): (Vec<_>, _) =
+            (0..workers).map(|_| rtrb::RingBuffer::new(LOG_RING_COUNT_MAX)).unzip();
+        let asked = Arc::<Asked>::default();
+        let writer = writer::Writer::new(rings, sources.directory().clone(), lines, spans, asked.clone());
+        let writer = spawn("access-log", ended_tx, || writer.run())?.thread().clone();
+        let taps =
+            producers.into_iter().map(|producer| Tap::new(producer, writer.clone(), has_lines)).collect();
         Ok(Some((Self { asked, writer, ended }, taps)))
     }
 
@@ -91,12 +96,53 @@ impl Log {
         self.writer.unpark();
     }
 
-    /// Waits until everything is written that was pushed before, within [`FLUSH_TIMEOUT`].
+    /// Waits until everything is written and posted that was pushed before, within [`FLUSH_TIMEOUT`].
     pub(crate) fn stop(self) {
         self.asked.to_stop.store(true, Ordering::Release);
         self.writer.unpark();
         if self.ended.recv_timeout(FLUSH_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::error!("the access log's output is stuck: its last lines are lost");
+            tracing::error!(
+                "the access log's output or the collector is stuck: the last lines or spans are lost"
+            );
         }
     }
+}
+
+fn lines(plan: &Fixed, stats: &Arc<Stats>) -> anyhow::Result<Option<lines::Lines>> {
+    let format = match plan.access_log {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Common => format::Format::Common,
+        AccessLog::Json => format::Format::Json,
+    };
+    let output = output::Output::open(plan.access_log_file.as_deref())?;
+    Ok(Some(lines::Lines::new(format, output, stats.clone())))
+}
+
+/// Starts the thread that posts spans; the end of its queue that takes them.
+fn start_exporter(
+    endpoint: OtlpEndpoint,
+    sources: &Arc<Sources>,
+    stats: &Arc<Stats>,
+    ended: mpsc::Sender<()>,
+) -> anyhow::Result<spans::Spans> {
+    let (queue, batches) = mpsc::sync_channel(SPANS_BATCHES_COUNT_MAX);
+    let exporter = export::Exporter::new(endpoint, sources.clone(), batches, stats.clone());
+    spawn("spans", ended, || exporter.run())?;
+    Ok(spans::Spans::new(queue, stats.clone()))
+}
+
+/// A thread that holds one end of a channel for as long as it runs.
+fn spawn(
+    name: &str,
+    ended: mpsc::Sender<()>,
+    run: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
+    let run = move || {
+        let _ended = ended;
+        run();
+    };
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .with_context(|| format!("cannot start the thread of {name}"))
 }

@@ -8,8 +8,8 @@ use std::{
 use crate::{
     config::Address,
     error::Refusal,
-    http1::{RequestId, Scheme, Version},
-    limits::{LOG_METHOD_BYTES_MAX, LOG_TARGET_BYTES_MAX},
+    http1::{RequestId, Scheme, Trace, Version},
+    limits::{LOG_HOST_BYTES_MAX, LOG_METHOD_BYTES_MAX, LOG_TARGET_BYTES_MAX},
 };
 
 /// One request and what became of it.
@@ -44,10 +44,14 @@ pub(crate) struct Record {
     pub(crate) end: End,
     /// What it is called, where requests have ids.
     pub(crate) id: Option<RequestId>,
+    /// The trace that it is a part of, where requests are traced.
+    pub(crate) trace: Option<Trace>,
+    /// Whom it asked, where there is a span of it.
+    pub(crate) host: Text<LOG_HOST_BYTES_MAX>,
 }
 
 /// What the ring's length is measured by.
-const _: () = assert!(size_of::<Record>() <= 576);
+const _: () = assert!(size_of::<Record>() <= 704);
 
 /// An upstream as it was when it was chosen.
 #[derive(Debug, Clone)]
@@ -140,6 +144,8 @@ impl Record {
             phases: Phases::default(),
             end: End::Done,
             id: None,
+            trace: None,
+            host: Text::new(b""),
         }
     }
 

@@ -1,131 +1,34 @@
-//! The thread that formats and writes what the workers have put into their rings, in batches.
+//! The thread that takes what the workers have put into their rings, in batches: lines are formatted and written, spans are passed on.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
-
-use super::{Asked, Record, format::Format};
-use crate::stats::Stats;
+use super::{Asked, Record, lines::Lines, spans::Spans};
+use crate::upstream::directory::Directory;
 
 /// How long a line may wait for others to be written with.
 const BATCH_PERIOD: Duration = Duration::from_millis(100);
 
-/// Bytes of lines that are written at once, however many more there are.
-const BATCH_BYTES: usize = 64 * 1024;
-
-/// Where lines go.
-pub(super) struct Output {
-    place: Place,
-    /// The end of a line of which the beginning was written before the output failed: it comes first, or the next line would be torn.
-    torn: Vec<u8>,
-}
-
-enum Place {
-    Stdout,
-    File { path: PathBuf, file: File },
-}
-
-impl Output {
-    pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Self { place: Place::Stdout, torn: Vec::new() }) };
-        let file = open(path).with_context(|| {
-            format!("--access-log-file {}: expected a file that can be appended to", path.display())
-        })?;
-        Ok(Self { place: Place::File { path: path.to_owned(), file }, torn: Vec::new() })
-    }
-
-    fn reopen(&mut self) {
-        let Place::File { path, file } = &mut self.place else { return };
-        match open(path) {
-            Ok(new) => *file = new,
-            // Lines in a renamed file are better than none.
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "the access log stays in its old file");
-            }
-        }
-    }
-
-    /// Writes whole lines, or what it can.
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let torn = std::mem::take(&mut self.torn);
-        let (written, result) = self.place.write(&torn);
-        self.torn = torn[written..].to_vec();
-        result?;
-        let (written, result) = self.place.write(lines);
-        if result.is_err() && written > 0 && lines[written - 1] != b'\n' {
-            let end = memchr::memchr(b'\n', &lines[written..]).map_or(lines.len(), |at| written + at + 1);
-            self.torn = lines[written..end].to_vec();
-            self.mend(written - memchr::memrchr(b'\n', &lines[..written]).map_or(0, |at| at + 1));
-        }
-        result
-    }
-
-    /// Takes the beginning of a torn line out again, where that can be done: the file may be read, renamed or left for good as it is.
-    fn mend(&mut self, begun_bytes: usize) {
-        let Place::File { file, .. } = &self.place else { return };
-        let length = file.metadata().map(|metadata| metadata.len().saturating_sub(begun_bytes as u64));
-        if length.and_then(|length| file.set_len(length)).is_ok() {
-            self.torn.clear();
-        }
-    }
-}
-
-impl Place {
-    /// Writes until an error; how much was written.
-    fn write(&mut self, text: &[u8]) -> (usize, io::Result<()>) {
-        let mut written = 0;
-        while written < text.len() {
-            let wrote = match self {
-                // Past the standard library's line buffer, which keeps what it could not write.
-                Self::Stdout => {
-                    rustix::io::write(rustix::stdio::stdout(), &text[written..]).map_err(io::Error::from)
-                }
-                Self::File { file, .. } => file.write(&text[written..]),
-            };
-            match wrote {
-                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (written, Err(error)),
-            }
-        }
-        (written, Ok(()))
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
-}
-
 pub(super) struct Writer {
     rings: Vec<rtrb::Consumer<Record>>,
-    format: Format,
-    output: Output,
+    /// Where the names of the roles are.
+    directory: Arc<Directory>,
+    lines: Option<Lines>,
+    spans: Option<Spans>,
     asked: Arc<Asked>,
-    stats: Arc<Stats>,
-    /// Whole lines, and how many.
-    text: Vec<u8>,
-    lines: u64,
-    /// The last write failed, and somebody was told.
-    is_failing: bool,
 }
 
 impl Writer {
     pub(super) fn new(
         rings: Vec<rtrb::Consumer<Record>>,
-        format: Format,
-        output: Output,
+        directory: Arc<Directory>,
+        lines: Option<Lines>,
+        spans: Option<Spans>,
         asked: Arc<Asked>,
-        stats: Arc<Stats>,
     ) -> Self {
-        let text = Vec::with_capacity(BATCH_BYTES);
-        Self { rings, format, output, asked, stats, text, lines: 0, is_failing: false }
+        Self { rings, directory, lines, spans, asked }
     }
 
     /// Writes until it is asked to stop.
@@ -133,10 +36,12 @@ impl Writer {
         loop {
             // Asked before the rings are looked at: what was pushed before the stop is written.
             let is_last = self.asked.to_stop.load(Ordering::Acquire);
-            if self.asked.to_reopen.swap(false, Ordering::AcqRel) {
-                self.output.reopen();
+            if self.asked.to_reopen.swap(false, Ordering::AcqRel)
+                && let Some(lines) = &mut self.lines
+            {
+                lines.reopen();
             }
-            self.drain();
+            self.drain(is_last);
             if is_last {
                 return;
             }
@@ -144,51 +49,50 @@ impl Writer {
         }
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, is_last: bool) {
         // Both clocks together, once: workers read only the cheaper one, and a clock that is set moves no line but the next.
         let (now, wall) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        for position in 0..self.rings.len() {
-            while let Ok(record) = self.rings[position].pop() {
+        for ring in &mut self.rings {
+            while let Ok(record) = ring.pop() {
                 let started = wall.saturating_sub(now.saturating_duration_since(record.started));
-                self.format.line(&record, started, &mut self.text);
-                self.lines += 1;
-                if self.text.len() >= BATCH_BYTES {
-                    self.write();
+                let roles = self.directory.roles();
+                let role = roles.get(record.role).map_or("", |role| role.name.as_str());
+                if let Some(lines) = &mut self.lines {
+                    lines.add(&record, role, started);
+                }
+                if let Some(spans) = &mut self.spans {
+                    spans.add(&record, role, started, now);
                 }
             }
         }
-        self.write();
-    }
-
-    fn write(&mut self) {
-        if self.text.is_empty() {
-            return;
+        if let Some(lines) = &mut self.lines {
+            lines.write();
         }
-        let written = self.output.write(&self.text);
-        if let Err(error) = &written {
-            self.stats.log_dropped.add(self.lines);
-            if !self.is_failing {
-                tracing::error!(%error, "the access log cannot be written");
-            }
+        if let Some(spans) = &mut self.spans {
+            spans.hand_over_due(now, is_last);
         }
-        self.is_failing = written.is_err();
-        self.text.clear();
-        self.lines = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::{
+        log::{format::Format, output::Output},
+        stats::Stats,
+    };
 
     #[test]
     fn lines_that_cannot_be_written_are_counted_and_the_file_is_found_again_after_a_rename() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let (mut producer, consumer) = rtrb::RingBuffer::new(8);
-        let output = Output::open(Some(&path)).unwrap();
-        let stats = Arc::<Stats>::default();
-        let mut writer = Writer::new(vec![consumer], Format::Common, output, Arc::default(), stats.clone());
+        let (output, stats) = (Output::open(Some(&path)).unwrap(), Arc::<Stats>::default());
+        let directory = Arc::new(Directory::new(&[], 1, |_| false));
+        let lines = Lines::new(Format::Common, output, stats.clone());
+        let mut writer = Writer::new(vec![consumer], directory, Some(lines), None, Arc::default());
         let mut put = |count: usize| {
             for _ in 0..count {
                 let record = Record::new("127.0.0.1:1".parse().ok(), 0, Instant::now());
@@ -197,57 +101,23 @@ mod tests {
         };
         let lines = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
         put(2);
-        writer.drain();
+        writer.drain(false);
         let renamed = folder.path().join("access.log.1");
         std::fs::rename(&path, &renamed).unwrap();
         put(1);
-        writer.drain();
+        writer.drain(false);
         assert_eq!(lines(&renamed), 3, "until it is told");
-        writer.output.reopen();
+        writer.lines.as_mut().unwrap().output.reopen();
         put(1);
-        writer.drain();
+        writer.drain(false);
         assert_eq!((lines(&renamed), lines(&path)), (3, 1));
-        // A file that is open for reading only fails as a full disk does.
-        writer.output.place = Place::File { path: path.clone(), file: File::open(&path).unwrap() };
+        writer.lines.as_mut().unwrap().output.break_off(&path);
         put(3);
-        writer.drain();
+        writer.drain(false);
         assert_eq!(stats.log_dropped.read(), 3);
-        writer.output.reopen();
+        writer.lines.as_mut().unwrap().output.reopen();
         put(1);
-        writer.drain();
+        writer.drain(false);
         assert_eq!((lines(&path), stats.log_dropped.read()), (2, 3));
-    }
-
-    /// A pipe takes some 4 KiB at a time and then no more, like a disk that fills up.
-    #[test]
-    fn a_line_that_was_begun_is_ended_before_the_next() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
-        rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        let file = File::from(std::os::fd::OwnedFd::from(writer));
-        let mut output = Output { place: Place::File { path: "pipe".into(), file }, torn: Vec::new() };
-        let lines: Vec<u8> = (0..900).flat_map(|i| format!("line {i}\n").into_bytes()).collect();
-        assert!(output.write(&lines).is_err(), "a pipe of 4 KiB");
-        assert!(output.write(b"lost\n").is_err(), "still full");
-        let mut read = [0; 4096];
-        io::Read::read_exact(&mut reader, &mut read).unwrap();
-        output.write(b"next\n").unwrap();
-        drop(output);
-        let mut text = read.to_vec();
-        io::Read::read_to_end(&mut reader, &mut text).unwrap();
-        let text = String::from_utf8(text).unwrap();
-        let (all, last) = text.trim_end().rsplit_once('\n').unwrap();
-        assert_eq!(last, "next");
-        assert!(all.lines().enumerate().all(|(i, line)| line == format!("line {i}")), "{all}");
-    }
-
-    #[test]
-    fn a_disk_that_fills_up_leaves_no_torn_line_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("access.log");
-        let mut output = Output::open(Some(&path)).unwrap();
-        output.place.write(b"whole\nbegun").1.unwrap();
-        output.mend(5);
-        assert_eq!(std::fs::read(&path).unwrap(), b"whole\n");
     }
 }

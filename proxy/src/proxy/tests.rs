@@ -512,6 +512,7 @@ mod origins;
 mod patience;
 mod rules;
 mod tls;
+mod traces;
 mod trust;
 mod udp;
 mod unix;

@@ -29,7 +29,7 @@ use crate::{
     error::{AttemptFailure, Fault, Refusal},
     half::Half,
     http1::{
-        Reject, RequestId,
+        Reject, RequestId, Trace,
         head::{Method, RequestHead, ResponseHead},
         verb::Verb,
     },
@@ -141,6 +141,8 @@ pub(crate) struct Exchange {
     pub(super) timing: Timing,
     /// What the request is called, where requests have ids.
     pub(super) id: Option<RequestId>,
+    /// The trace that it is a part of, where requests are traced.
+    pub(super) trace: Option<Trace>,
     /// What the access log is to know; none without one.
     pub(super) record: Option<Record>,
 }
@@ -203,7 +205,7 @@ impl Exchange {
     pub(crate) fn next(&mut self) {
         self.stage = Stage::Head;
         self.attempts.reset();
-        (self.is_bound, self.id) = (false, None);
+        (self.is_bound, self.id, self.trace) = (false, None, None);
         self.request.half.reset();
         self.response.half.reset();
         self.request.routed = Routed::default();

@@ -14,11 +14,12 @@ use crate::{
     config::{Balance, RequestIds},
     error::Refusal,
     http1::{
-        Body, BodyKind, Parse, Reject, RequestId,
+        Body, BodyKind, Parse, Reject, RequestId, Trace,
         head::{Asked, Hop, is_complete, parse_routed},
     },
     limits::{DISCARDED_BYTES_MAX, HEAD_BYTES_MAX},
     link::Link,
+    log::record::Text,
     route::Verdict,
     stream::Transport,
     upstream::hash,
@@ -105,11 +106,17 @@ impl Exchange {
             half.scanned == 0 || is_complete(bytes, half.scanned) || bytes.len() == HEAD_BYTES_MAX;
         let settings = session.worker.settings();
         if is_worth_it {
-            let (routed, id) = (OnceCell::new(), OnceCell::new());
+            let (routed, id, trace) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+            let record = &mut self.record;
             let parsed = parse_routed(bytes, &mut half.pieces, |asked| {
+                // Before its route: what has none is told and logged by the same names.
+                let id = id.get_or_init(|| request_id(settings.request_ids, &asked, &session.worker));
+                let trace = trace.get_or_init(|| Some(settings.traces?.trace(&asked, &session.worker.ids)));
+                if let (Some(record), Some(Trace { is_recorded: true, .. })) = (record, trace) {
+                    record.host = Text::new(asked.host);
+                }
                 let found = session.route(asked)?;
                 let rules = routed.get_or_init(|| found).rules.as_ref();
-                let id = id.get_or_init(|| request_id(settings.request_ids, &asked, &session.worker));
                 Ok(Hop {
                     host: &session.role_name,
                     peer: session.peer_ip(),
@@ -120,11 +127,12 @@ impl Exchange {
                     fields: rules.map(|rules| &rules.request),
                     path: rules.and_then(|rules| rules.path.as_ref()),
                     request_id: id.as_ref(),
+                    trace: trace.as_ref(),
                 })
-            })?;
-            if let Parse::Done(head) = parsed {
+            });
+            (self.id, self.trace) = (id.into_inner().flatten(), trace.into_inner().flatten());
+            if let Parse::Done(head) = parsed? {
                 half.head = Some(head);
-                self.id = id.into_inner().flatten();
                 let routed = routed.into_inner().unwrap_or_default();
                 let bytes_max = routed.rules.as_ref().map_or(settings.body_bytes_max, |r| r.body_bytes_max);
                 self.request.routed = routed;

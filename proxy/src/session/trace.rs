@@ -137,12 +137,11 @@ impl Exchange {
             record.status = response.head.map(|head| head.status);
             record.bytes_out = response.data_bytes_out();
         }
-        record.id = self.id;
+        (record.id, record.trace) = (self.id, self.trace);
         record.bytes_in = self.request.half.data_bytes_in();
         record.phases.end = self.timing.whole.unwrap_or_else(|| record.started.elapsed());
-        let worker = &session.worker;
-        if !worker.log.as_ref().is_some_and(|log| log.push(record)) {
-            worker.stats.log_dropped.add(1);
+        if let Some(log) = &session.worker.log {
+            log.note(record, &session.worker.stats);
         }
     }
 

@@ -66,6 +66,12 @@ impl Sources {
         &self.directory
     }
 
+    /// What the node is called that this proxy runs beside, or the machine, where there is none.
+    pub(crate) fn node_name(&self) -> String {
+        let node = self.known().node.as_ref().map(ToString::to_string);
+        node.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,12 +8,13 @@ use tokio::net::TcpStream as AsyncStream;
 use super::*;
 
 mod bounds;
+mod ids;
 mod sockets;
 
 type Client = SendRequest<Bytes>;
 
 /// Runs a test of a client, its connection included, in one thread.
-fn with_client<T>(proxy: &Proxy, test: impl AsyncFnOnce(Client) -> T) -> T {
+pub(super) fn with_client<T>(proxy: &Proxy, test: impl AsyncFnOnce(Client) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let stream = AsyncStream::connect(proxy.addrs()[0]).await.unwrap();
@@ -23,13 +24,13 @@ fn with_client<T>(proxy: &Proxy, test: impl AsyncFnOnce(Client) -> T) -> T {
     })
 }
 
-fn start_h2c(upstream: SocketAddr, flags: &str) -> Proxy {
+pub(super) fn start_h2c(upstream: SocketAddr, flags: &str) -> Proxy {
     let fixed = format!("--listen=h2c://127.0.0.1:0=app --upstream=app={upstream} {flags}");
     let timeouts = Some("--timeouts=drain=2s").filter(|_| !flags.contains("--timeouts"));
     Proxy::start(&Cli::try_parse_from(fixed.split_whitespace().chain(timeouts)).unwrap().args).unwrap()
 }
 
-fn request(method: &str, path: &str) -> Request<()> {
+pub(super) fn request(method: &str, path: &str) -> Request<()> {
     Request::builder().method(method).uri(format!("http://a.example{path}")).body(()).unwrap()
 }
 
@@ -66,7 +67,7 @@ fn read_chunks(stream: &mut TcpStream) -> (Vec<u8>, String) {
 }
 
 /// All of a body, each piece granted as it comes.
-async fn read_body(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+pub(super) async fn read_body(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut all = Vec::new();
     while let Some(data) = body.data().await {
         let data = data?;
