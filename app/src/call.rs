@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{
-    Method, Request, Response, StatusCode, Uri,
+    Request, Response, StatusCode, Uri,
     body::{Body, Frame, Incoming, SizeHint},
     client::conn::http1::{SendRequest, handshake},
     header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue},
@@ -31,6 +31,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long an app may be silent, before its answer begins and between any two parts of it.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What of a client's request an app is told as it came: by what the request is found again in logs and traces. A hop that passes
+/// `traceparent` passes `tracestate` with it, all lines of both (W3C Trace Context, 4).
+const PASSED_FIELDS: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
 
 /// A connection to an app, ready to be asked.
 pub(crate) type Connection = SendRequest<Empty<Bytes>>;
@@ -68,31 +72,37 @@ pub(crate) enum RelayError {
     Stalled,
 }
 
-/// Asks the leased app. `method` must be a safe one: it is sent twice if an idle connection turns out to be dead.
-pub(crate) async fn ask(
+/// Asks the leased app for `uri` on behalf of `client`, whose method must be a safe one: the request is sent twice if an idle
+/// connection turns out to be dead.
+pub(crate) async fn ask<B>(
     lease: Lease<Connection>,
-    method: &Method,
+    client: &Request<B>,
     uri: &Uri,
 ) -> Result<Response<Relayed>, CallError> {
     let addr = lease.app().id.addr;
     let idle = std::iter::from_fn(|| lease.take_idle()).find(|connection| !connection.is_closed());
     if let Some(connection) = idle {
-        match exchange(connection, request(method, uri, addr)).await {
+        match exchange(connection, request(client, uri, addr)).await {
             // RFC 9112 9.3.1: the app may have closed the connection just as the request was sent.
             Err(CallError::Exchange(error)) => tracing::debug!(%addr, %error, "idle connection was dead"),
             settled => return settled.map(|(response, connection)| relay(response, lease, connection)),
         }
     }
-    let (response, connection) = exchange(connect(addr).await?, request(method, uri, addr)).await?;
+    let (response, connection) = exchange(connect(addr).await?, request(client, uri, addr)).await?;
     Ok(relay(response, lease, connection))
 }
 
-fn request(method: &Method, uri: &Uri, addr: SocketAddr) -> Request<Empty<Bytes>> {
+fn request<B>(client: &Request<B>, uri: &Uri, addr: SocketAddr) -> Request<Empty<Bytes>> {
     let mut request = Request::new(Empty::new());
-    *request.method_mut() = method.clone();
+    *request.method_mut() = client.method().clone();
     *request.uri_mut() = uri.clone();
     let host = HeaderValue::try_from(addr.to_string()).expect("a socket address is visible ASCII");
     request.headers_mut().insert(HOST, host);
+    for name in PASSED_FIELDS {
+        for value in client.headers().get_all(name) {
+            request.headers_mut().append(name, value.clone());
+        }
+    }
     request
 }
 

@@ -17,7 +17,7 @@ use feed::{
 };
 use http_body_util::{Either, Full};
 use hyper::{
-    Method, Request, Response, StatusCode, Uri,
+    Request, Response, StatusCode, Uri,
     header::{HeaderValue, RETRY_AFTER},
 };
 use program::metrics::Times;
@@ -120,7 +120,7 @@ impl Front {
         } else if let Some(refusal) = serve::refuse_method(request.method()) {
             Err(refusal)
         } else {
-            self.ask_apps(request.method()).await.map_err(|refusal| {
+            self.ask_apps(request).await.map_err(|refusal| {
                 tracing::debug!(%refusal, "request refused");
                 self.told.answered.update(|n| n + 1);
                 self.told.errors.update(|n| n + 1);
@@ -163,7 +163,7 @@ impl Front {
     /// Asks one app after the other until one answers. An app that is slow to answer ends the search: by then the
     /// client has waited long enough. One that the cluster loses meanwhile does not: a frozen one, or the other half
     /// of a cut network, would be waited for in vain.
-    async fn ask_apps(&self, method: &Method) -> Result<Response<Relayed>, Refusal> {
+    async fn ask_apps<B>(&self, client: &Request<B>) -> Result<Response<Relayed>, Refusal> {
         let role = || self.app_role.clone();
         let mut refusal = Refusal::NoneReady { role: role() };
         let (began, mut tried, mut attempts) = (Instant::now(), BTreeSet::new(), 0);
@@ -176,7 +176,7 @@ impl Front {
             }
             let asked = Instant::now();
             let answer = tokio::select! {
-                answer = call::ask(lease, method, &self.greeting) => answer,
+                answer = call::ask(lease, client, &self.greeting) => answer,
                 () = app.lost() => Err(CallError::Lost),
             };
             let error = match answer {

@@ -41,6 +41,30 @@ async fn head_is_a_get_without_its_body() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn what_traces_and_names_a_request_comes_to_the_app_with_every_attempt_and_nothing_else_does() {
+    let (app, addr) = bind("127.0.0.1:0").await;
+    let (front, mut sidecar) = start_front().await;
+    sidecar.tell(vec![ready(1, addr)]).await;
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
+                 tracestate: a=1\r\ntracestate: b=2\r\nx-request-id: mine-1\r\n";
+    let request = format!("GET /hello HTTP/1.1\r\nHost: x\r\nCookie: secret\r\n{trace}\r\n");
+    let mut client = TcpStream::connect(front.addr).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut kept = accept(&app).await;
+    let told = format!("GET /hello/frontserver1 HTTP/1.1\r\nhost: {addr}\r\n{trace}\r\n");
+    assert_eq!(read_head(&mut kept).await, told);
+    kept.write_all(HI).await.unwrap();
+    client.read_exact(&mut [0]).await.unwrap();
+
+    // The same again, on a kept connection that dies of it.
+    let mut client = TcpStream::connect(front.addr).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(read_head(&mut kept).await, told);
+    drop(kept);
+    assert_eq!(read_head(&mut accept(&app).await).await, told);
+}
+
+#[tokio::test(flavor = "local")]
 async fn a_client_that_ends_its_side_first_still_gets_its_answer() {
     let app = start_app("appserver1").await;
     let (front, mut sidecar) = start_front().await;
