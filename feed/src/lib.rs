@@ -12,7 +12,7 @@
 //! This crate knows roles, endpoints and frames. It knows no gossip, no HTTP and no DNS, and depends on none.
 //!
 //! Reading order: [`name`] → [`tag`] → [`route`] → [`table`] → [`load`] → [`event`] → [`ticket`] → [`frame`] → [`explain`] → [`subscriber`] → [`follow`] → [`ask`];
-//! [`socket`], [`control`], [`report`], [`request`].
+//! [`socket`], [`control`], [`report`], [`request`], [`recall`].
 
 pub mod ask;
 pub mod control;
@@ -24,6 +24,7 @@ pub mod keys;
 pub mod load;
 mod member;
 pub mod name;
+pub mod recall;
 pub mod report;
 pub mod request;
 pub mod route;

@@ -37,6 +37,7 @@ mod metrics;
 mod pipe;
 mod placing;
 mod proxy;
+mod recall;
 pub mod route;
 #[doc(hidden)]
 pub mod ruling;

@@ -506,6 +506,7 @@ mod edges;
 mod http2;
 mod origins;
 mod patience;
+mod recall;
 mod rules;
 mod tls;
 mod trust;
