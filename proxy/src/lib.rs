@@ -38,6 +38,8 @@ mod pipe;
 mod placing;
 mod proxy;
 mod recall;
+#[doc(hidden)]
+pub mod recalling;
 pub mod route;
 #[doc(hidden)]
 pub mod ruling;

@@ -101,7 +101,7 @@ pub const LOG_TARGET_BYTES_MAX: usize = 256;
 /// Records that a worker keeps until they are written: what 40,000 requests a second make in the writer's period, in 2 MB.
 pub const LOG_RING_COUNT_MAX: usize = 4096;
 
-/// Requests that a worker keeps of those that an upstream has failed: half a minute of a dozen a second, in less than 800 KB. Memory is
+/// Requests that a worker keeps of those that an upstream has failed: those of 40 s with a dozen a second, in some 800 KB. Memory is
 /// touched only as they come.
 pub const RECALL_FAILED_COUNT_MAX: usize = 512;
 

@@ -88,6 +88,13 @@ impl Exchange {
         }
     }
 
+    /// The same of one that has not come to its end.
+    pub(crate) fn end_notes(&mut self, unless_whole: End, session: &Session) {
+        if let Some(started) = self.timing.started.take() {
+            self.keep(started, unless_whole, session);
+        }
+    }
+
     fn status(&self) -> Option<u16> {
         let refused = self.notes.refusal.map(|refusal| refusal.status().0);
         refused.or_else(|| self.response.half.head.map(|head| head.status))

@@ -69,7 +69,7 @@ impl Exchange {
     }
 
     /// Times a request that is over, if it was answered, and keeps what is kept of it. How long a tunnel stood is no latency.
-    pub(crate) fn end_timing(&mut self, unless_whole: End, session: &Session) {
+    fn end_timing(&mut self, unless_whole: End, session: &Session) {
         let Some(started) = self.timing.started.take() else { return };
         if self.timing.is_refused || (self.is_answered() && !self.is_tunnel()) {
             let whole = started.elapsed();
