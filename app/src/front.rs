@@ -5,14 +5,15 @@ use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
     rc::Rc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use feed::{
-    EndpointId, Name, RoleTable,
+    EndpointId, EndpointState, Name, RoleTable,
     control::{self, Answer, FRONT, Question},
     follow::{Consumer, Follow},
+    recall::{Attempt, RequestId},
     report::RoleLoad,
 };
 use http_body_util::{Either, Full};
@@ -29,6 +30,7 @@ use tokio::{
 
 use crate::{
     call::{self, CallError, Connection, Relayed},
+    memory::{Memory, Noted},
     pool::{App, Pool},
     serve,
     tally::Tally,
@@ -72,6 +74,7 @@ pub async fn serve_front_until(
         never = control::serve(&feed, FRONT, |question| match question {
             Question::Metrics => Some(Answer::Done(tally.document(FRONT))),
             Question::Load => Some(Answer::Done(front_asked.load())),
+            Question::Recall(id) => Some(Answer::Done(front_asked.recall(&id))),
             Question::Reload | Question::Explain(_) => None,
         }) => match never {},
         () = serving => {}
@@ -86,6 +89,9 @@ struct Front {
     pool: Rc<RefCell<Pool<Connection>>>,
     table_came: Rc<Notify>,
     told: Rc<Told>,
+    memory: Rc<Memory>,
+    /// Of the newest table: which it is, and who drains.
+    table: Rc<RefCell<(u64, Vec<Name>)>>,
 }
 
 /// What clients were told.
@@ -111,7 +117,15 @@ enum Refusal {
 impl Front {
     fn new(node: &Name, app_role: Name) -> Self {
         let greeting = Uri::try_from(format!("/hello/{node}")).expect("a name is made of path characters");
-        Self { app_role, greeting, pool: Rc::default(), table_came: Rc::default(), told: Rc::default() }
+        Self {
+            app_role,
+            greeting,
+            pool: Rc::default(),
+            table_came: Rc::default(),
+            told: Rc::default(),
+            memory: Rc::default(),
+            table: Rc::default(),
+        }
     }
 
     async fn handle_request<B>(&self, request: &Request<B>) -> Response<Either<Relayed, Full<Bytes>>> {
@@ -120,17 +134,40 @@ impl Front {
         } else if let Some(refusal) = serve::refuse_method(request.method()) {
             Err(refusal)
         } else {
-            self.ask_apps(request).await.map_err(|refusal| {
-                tracing::debug!(%refusal, "request refused");
-                self.told.answered.update(|n| n + 1);
-                self.told.errors.update(|n| n + 1);
-                refusal.into_response()
-            })
+            self.ask_noted(request).await.map_err(Refusal::into_response)
         };
         match settled {
             Ok(relayed) => relayed.map(Either::Left),
             Err(refusal) => refusal.map(Either::Right),
         }
+    }
+
+    /// Asks apps, and keeps of the request what is kept of it.
+    async fn ask_noted<B>(&self, client: &Request<B>) -> Result<Response<Relayed>, Refusal> {
+        let began = Instant::now();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut noted = Noted::of(client, &self.app_role, now);
+        let settled = self.ask_apps(client, &mut noted).await;
+        if let Err(refusal) = &settled {
+            tracing::debug!(%refusal, "request refused");
+            self.told.answered.update(|n| n + 1);
+            self.told.errors.update(|n| n + 1);
+        }
+        if let Some(noted) = noted {
+            let (status, refused) = match &settled {
+                Ok(response) => (response.status(), None),
+                Err(refusal) => (refusal.status(), Some(refusal.to_string())),
+            };
+            let draining = &self.table.borrow().1;
+            self.memory.keep(noted, status, began.elapsed(), draining, refused.as_deref());
+        }
+        settled
+    }
+
+    /// What is kept of the requests of this id, as JSON.
+    fn recall(&self, id: &RequestId) -> String {
+        // Names and numbers can all be written.
+        serde_json::to_string(&self.memory.recall(id)).unwrap_or_default()
     }
 
     fn note_answer(&self, app: &App<Connection>, took: Duration, status: StatusCode) {
@@ -163,7 +200,11 @@ impl Front {
     /// Asks one app after the other until one answers. An app that is slow to answer ends the search: by then the
     /// client has waited long enough. One that the cluster loses meanwhile does not: a frozen one, or the other half
     /// of a cut network, would be waited for in vain.
-    async fn ask_apps<B>(&self, client: &Request<B>) -> Result<Response<Relayed>, Refusal> {
+    async fn ask_apps<B>(
+        &self,
+        client: &Request<B>,
+        noted: &mut Option<Noted>,
+    ) -> Result<Response<Relayed>, Refusal> {
         let role = || self.app_role.clone();
         let mut refusal = Refusal::NoneReady { role: role() };
         let (began, mut tried, mut attempts) = (Instant::now(), BTreeSet::new(), 0);
@@ -171,6 +212,10 @@ impl Front {
             let now = Instant::now().into_std();
             let Some(lease) = self.pool.borrow().choose(&tried, now, &mut rand::rng()) else { break };
             let app = Rc::clone(lease.app());
+            if let Some(noted) = noted {
+                let generation = Some(self.table.borrow().0);
+                noted.begin_attempt(Attempt { generation, ..lease.attempt() });
+            }
             if !tried.is_empty() {
                 self.told.retries.update(|n| n + 1);
             }
@@ -187,6 +232,9 @@ impl Front {
                 Err(error) => error,
             };
             app.note_failure();
+            if let Some(noted) = noted {
+                noted.note_failure(&error.to_string(), began.elapsed());
+            }
             tracing::warn!(node = %app.node, addr = %app.id.addr, %error, "app failed");
             app.eject(Instant::now().into_std());
             let slow = matches!(error, CallError::ResponseTimeout);
@@ -226,6 +274,8 @@ impl Consumer for Front {
     async fn apply_table(&mut self, table: &RoleTable) {
         tracing::debug!(role = %table.role(), generation = table.generation(), ready = table.ready().count(), "apps");
         self.pool.borrow_mut().apply_table(table);
+        let draining = table.endpoints().iter().filter(|app| app.state == EndpointState::Draining);
+        *self.table.borrow_mut() = (table.generation(), draining.map(|app| app.node.clone()).collect());
         self.table_came.notify_one();
     }
 

@@ -12,12 +12,13 @@
 //!
 //! Everything here runs on one thread and spawns local tasks: call it from a tokio `LocalRuntime` or `LocalSet`.
 //!
-//! Reading order: `config` → `tally` → `serve` → `app` → `pool` → `call` → `front`.
+//! Reading order: `config` → `tally` → `serve` → `app` → `pool` → `call` → `memory` → `front`.
 
 mod app;
 mod call;
 mod config;
 mod front;
+mod memory;
 mod pool;
 mod serve;
 mod tally;

@@ -11,7 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use feed::{Endpoint, EndpointId, EndpointState, Name, RoleTable, load::Load, report::EndpointLoad};
+use feed::{
+    Endpoint, EndpointId, EndpointState, Name, RoleTable,
+    load::Load,
+    recall::{Attempt, Drawn},
+    report::EndpointLoad,
+};
 use rand::{Rng, RngExt as _};
 use tokio::sync::Notify;
 
@@ -56,7 +61,11 @@ struct Tally {
 
 /// A request under way at an app, counted for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Lease<C>(Rc<App<C>>);
+pub(crate) struct Lease<C> {
+    app: Rc<App<C>>,
+    /// Those that it was chosen from, and what they had to do.
+    drawn: [Option<(Rc<App<C>>, Load)>; 2],
+}
 
 impl<C> Default for Pool<C> {
     fn default() -> Self {
@@ -125,17 +134,17 @@ impl<C> Pool<C> {
         let best = || untried().filter(|app| rank(app) == best_rank);
         let (first, second) = (draw(best, rng)?, draw(best, rng)?);
         let is_second_chosen = second.load().is_less(first.load(), rng.random());
-        let chosen = if Rc::ptr_eq(first, second) {
+        let (other, chosen) = if Rc::ptr_eq(first, second) {
             let others = || best().filter(|app| !Rc::ptr_eq(app, first));
-            draw(others, rng).filter(|other| other.load().is_clearly_less(first.load())).unwrap_or(first)
-        } else if is_second_chosen {
-            second
+            let other = draw(others, rng);
+            (other, other.filter(|other| other.load().is_clearly_less(first.load())).unwrap_or(first))
         } else {
-            first
+            (Some(second), if is_second_chosen { second } else { first })
         };
+        let drawn = [Some(first), other].map(|app| app.map(|app| (Rc::clone(app), app.load())));
         chosen.in_flight.update(|n| n + 1);
         chosen.tally.requests.update(|n| n + 1);
-        Some(Lease(Rc::clone(chosen)))
+        Some(Lease { app: Rc::clone(chosen), drawn })
     }
 }
 
@@ -212,18 +221,41 @@ impl<C> App<C> {
 impl<C> Lease<C> {
     /// The app that the request is under way at.
     pub(crate) fn app(&self) -> &Rc<App<C>> {
-        &self.0
+        &self.app
+    }
+
+    /// The choice, for whoever asks later why the request went there.
+    pub(crate) fn attempt(&self) -> Attempt {
+        let drawn = |(app, load): &(Rc<App<C>>, Load)| Drawn {
+            node: Some(app.node.clone()),
+            addr: app.id.addr.to_string(),
+            in_flight: load.in_flight,
+            // Of an endpoint's weight, which has 16 bits.
+            weight: u16::try_from(load.share).unwrap_or(u16::MAX),
+            grown_percent: 100,
+        };
+        Attempt {
+            node: self.app.node.clone(),
+            addr: self.app.id.addr.to_string(),
+            instance: self.app.id.instance,
+            by: "load".to_owned(),
+            generation: None,
+            drawn: self.drawn.iter().flatten().map(drawn).collect(),
+            is_reused: !self.app.idle.borrow().is_empty(),
+            failure: None,
+            failed_us: None,
+        }
     }
 
     /// The idle connection that was used last, which is the least likely to have been closed meanwhile.
     pub(crate) fn take_idle(&self) -> Option<C> {
-        self.0.idle.borrow_mut().pop()
+        self.app.idle.borrow_mut().pop()
     }
 
     /// Ends the request and keeps its connection for another, unless the app takes no more.
     pub(crate) fn park(self, connection: C) {
-        let mut idle = self.0.idle.borrow_mut();
-        if self.0.share.get() > 0 && idle.len() < IDLE_MAX {
+        let mut idle = self.app.idle.borrow_mut();
+        if self.app.share.get() > 0 && idle.len() < IDLE_MAX {
             idle.push(connection);
         }
     }
@@ -231,7 +263,7 @@ impl<C> Lease<C> {
 
 impl<C> Drop for Lease<C> {
     fn drop(&mut self) {
-        self.0.in_flight.update(|n| n - 1);
+        self.app.in_flight.update(|n| n - 1);
     }
 }
 

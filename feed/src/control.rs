@@ -1,7 +1,7 @@
 //! What the process of a role is asked: a line over a Unix socket beside the feed's.
 //!
 //! ```text
-//! asker ──reload│metrics│load│explain…──▶ process ──done│refused, and text──▶ asker
+//! asker ──reload│metrics│load│explain…│recall…──▶ process ──done│refused, and text──▶ asker
 //! ```
 //!
 //! Its sidecar asks for metrics and load, people have a proxy read its file again. A process that serves no such socket is asked nothing.
@@ -23,6 +23,8 @@ use tokio::{
 };
 
 use crate::{
+    Name,
+    recall::{Account, RequestId},
     request::Inquiry,
     socket::{self, Served, SocketError},
 };
@@ -47,6 +49,8 @@ const SOCKET_MODE: u32 = 0o600;
 
 /// What a question about a request begins with.
 const EXPLAIN: &str = "explain ";
+/// And one about a request that was.
+const RECALL: &str = "recall ";
 
 /// What an answer begins with.
 const DONE: &str = "done";
@@ -75,6 +79,8 @@ pub enum Question {
     Load,
     /// What it would do with a request, as JSON: a [`Prospect`](crate::request::Prospect).
     Explain(Box<Inquiry>),
+    /// What it keeps of the request of this id, as JSON: a [`Recalled`](crate::recall::Recalled).
+    Recall(RequestId),
 }
 
 impl Question {
@@ -88,6 +94,7 @@ impl Question {
             Self::Explain(inquiry) => {
                 format!("{EXPLAIN}{}", serde_json::to_string(inquiry).unwrap_or_default())
             }
+            Self::Recall(id) => format!("{RECALL}{id}"),
         }
     }
 
@@ -96,14 +103,14 @@ impl Question {
         match self {
             Self::Reload => Duration::from_secs(30),
             Self::Metrics | Self::Explain(_) => Duration::from_secs(2),
-            Self::Load => Duration::from_millis(500),
+            Self::Load | Self::Recall(_) => Duration::from_millis(500),
         }
     }
 }
 
 /// A line that asks nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected `reload`, `metrics`, `load` or `explain` and a request")]
+#[error("expected `reload`, `metrics`, `load`, `explain` and a request, or `recall` and an id")]
 pub struct NotAQuestion;
 
 impl FromStr for Question {
@@ -113,6 +120,9 @@ impl FromStr for Question {
         let line = line.trim_end();
         if let Some(inquiry) = line.strip_prefix(EXPLAIN) {
             return serde_json::from_str(inquiry).map(Self::Explain).map_err(|_| NotAQuestion);
+        }
+        if let Some(id) = line.strip_prefix(RECALL) {
+            return id.parse().map(Self::Recall).map_err(|_| NotAQuestion);
         }
         let all = [Self::Reload, Self::Metrics, Self::Load];
         all.into_iter().find(|question| question.line() == line).ok_or(NotAQuestion)
@@ -191,6 +201,26 @@ pub async fn ask(feed: &Path, program: &str, question: Question) -> io::Result<A
         Answer::parse(&answer).ok_or(io::ErrorKind::UnexpectedEof.into())
     };
     timeout(question.timeout(), asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// What the processes keep of a request whose feed is there; and whether one is there that does not answer.
+pub async fn recall(feed: &Path, node: Option<&Name>, id: &RequestId) -> (Account, bool) {
+    let answers =
+        join_all([PROXY, FRONT].map(|program| ask(feed, program, Question::Recall(id.clone())))).await;
+    let (mut account, mut is_silent) = (Account::default(), false);
+    for (program, answer) in [PROXY, FRONT].into_iter().zip(answers) {
+        match answer {
+            Ok(Answer::Done(told)) => {
+                if let Ok(told) = serde_json::from_str(&told) {
+                    account.note(node, program, told);
+                }
+            }
+            // A Unix socket takes no more connections: they wait for somebody to accept them.
+            Err(error) => is_silent |= matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock),
+            Ok(Answer::Refused(_)) => {}
+        }
+    }
+    (account, is_silent)
 }
 
 /// Where a process is asked.
@@ -296,11 +326,13 @@ mod tests {
             from: "::1".parse().ok(),
         };
         let explain = Question::Explain(Box::new(inquiry));
-        for question in [Question::Reload, Question::Metrics, Question::Load, explain] {
+        let recall = Question::Recall("a-1:2".parse().unwrap());
+        for question in [Question::Reload, Question::Metrics, Question::Load, explain, recall] {
             assert!((question.line().len() as u64) < QUESTION_BYTES_MAX);
             assert_eq!(format!("{}\n", question.line()).parse(), Ok(question));
         }
         assert_eq!("explain it".parse::<Question>(), Err(NotAQuestion));
+        assert_eq!("recall a b".parse::<Question>(), Err(NotAQuestion));
         assert_eq!("reload now".parse::<Question>(), Err(NotAQuestion));
         for answer in [Answer::Done(String::new()), Answer::Refused("two\nlines\n".into())] {
             assert_eq!(Answer::parse(&answer.encode()), Some(answer));

@@ -14,6 +14,7 @@ use crate::{
     event::{Answer, Query, Tally, UserEvent},
     explain::Explanation,
     keys::{KeysAt, KeysOrder},
+    recall::{Account, RequestId},
     stats::Stats,
     ticket::TicketKeys,
 };
@@ -81,6 +82,11 @@ pub enum ToSidecar {
     Explain {
         /// Its name.
         name: Name,
+    },
+    /// Ask what all proxies and fronts of the cluster keep of a request.
+    Recall {
+        /// Its id.
+        id: RequestId,
     },
     /// Ask how the node itself is.
     Health {},
@@ -152,6 +158,8 @@ pub enum FromSidecar {
     },
     /// The answer to `explain`.
     Explained(Explanation),
+    /// The answer to `recall`.
+    Recalled(Account),
     /// The answer to `health`.
     Health(Health),
     /// The answer to `tags`: the node's own.

@@ -12,7 +12,7 @@
 //! This crate knows roles, endpoints and frames. It knows no gossip, no HTTP and no DNS, and depends on none.
 //!
 //! Reading order: [`name`] → [`tag`] → [`route`] → [`table`] → [`load`] → [`event`] → [`ticket`] → [`frame`] → [`explain`] → [`subscriber`] → [`follow`] → [`ask`];
-//! [`socket`], [`control`], [`report`], [`request`].
+//! [`socket`], [`control`], [`report`], [`request`], [`recall`].
 
 pub mod ask;
 pub mod control;
@@ -25,6 +25,7 @@ pub mod load;
 mod member;
 pub mod name;
 pub mod protocol;
+pub mod recall;
 pub mod report;
 pub mod request;
 pub mod route;

@@ -54,6 +54,6 @@ impl Choosing {
 
     fn lease(&mut self, key: Option<u64>) -> Option<Lease> {
         let wanted = Wanted { avoid: Avoided::NOBODY, key, now_ms: 60_000 };
-        self.roster.lease(wanted, &mut self.dice).ok()
+        self.roster.lease(wanted, &mut self.dice).ok().map(|(lease, _)| lease)
     }
 }

@@ -1,5 +1,5 @@
 //! Whoever asks a running proxy something over the socket beside the feed's: to read its file again, what it has counted, its load,
-//! or what it would do with a request.
+//! what it would do with a request, or what has become of one.
 //!
 //! All of it is the main thread's: the workers, who have the data, notice nothing of a scrape.
 
@@ -7,7 +7,11 @@ use std::future::pending;
 
 use feed::control::{Answer, Desk, PROXY, Question, path};
 
-use crate::{config::Args, explain::explain, proxy::Proxy};
+use crate::{
+    config::Args,
+    explain::{explain, recall},
+    proxy::Proxy,
+};
 
 /// Answers whoever asks, one after another; never ends. A proxy with neither a file nor a sidecar is asked nothing.
 pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
@@ -31,6 +35,7 @@ pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
             Question::Metrics => Answer::Done(proxy.metrics()),
             Question::Load => Answer::Done(proxy.load()),
             Question::Explain(inquiry) => Answer::Done(explain(proxy, inquiry).await),
+            Question::Recall(id) => Answer::Done(recall(proxy, id).await),
             Question::Reload if args.config.is_none() => {
                 Answer::Refused("it was started without --config, so there is no file to read".to_owned())
             }

@@ -289,6 +289,23 @@ impl AttemptFailure {
         }
     }
 
+    /// What it is called where attempts are told.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Connect => "connect-failed",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::Handshake => "handshake-failed",
+            Self::Tls(failure) => failure.word(),
+            Self::Unprocessed => "unprocessed",
+            Self::Descriptors => "no-descriptors",
+            Self::Full => "socket-full",
+            Self::Ports => "no-ports",
+            Self::Stale => "stale-connection",
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+        }
+    }
+
     pub(crate) fn refusal(self) -> Refusal {
         match self {
             Self::Connect | Self::Full => Refusal::ConnectFailed,

@@ -8,6 +8,7 @@ use std::{collections::hash_map::RandomState, hash::BuildHasher, net::IpAddr};
 
 use feed::{
     Name,
+    recall::RequestId,
     request::{Answered, Choice, Inquiry, Matching, Prospect},
 };
 
@@ -36,6 +37,14 @@ pub(crate) async fn explain(proxy: &Proxy, inquiry: &Inquiry) -> String {
         let choice = proxy.prospect(role, key).await;
         told.choice = choice.map(|choice| Choice { by: by.to_owned(), ..choice });
     }
+    // Names and numbers can all be written.
+    serde_json::to_string(&told).unwrap_or_default()
+}
+
+/// What is kept of the requests of this id at all workers, as JSON; the oldest first.
+pub(crate) async fn recall(proxy: &Proxy, id: &RequestId) -> String {
+    let mut told = proxy.recall(id).await;
+    told.hops.sort_by_key(|hop| hop.at_us);
     // Names and numbers can all be written.
     serde_json::to_string(&told).unwrap_or_default()
 }

@@ -37,6 +37,9 @@ mod metrics;
 mod pipe;
 mod placing;
 mod proxy;
+mod recall;
+#[doc(hidden)]
+pub mod recalling;
 pub mod route;
 #[doc(hidden)]
 pub mod ruling;

@@ -116,6 +116,28 @@ pub const SPANS_BATCHES_COUNT_MAX: usize = 4;
 /// Bytes of a collector's answer that are looked at.
 pub const SPANS_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
+/// Requests that a worker keeps of those that an upstream has failed: those of 40 s with a dozen a second, in some 800 KB. Memory is
+/// touched only as they come.
+pub const RECALL_FAILED_COUNT_MAX: usize = 512;
+
+/// The same of those that were refused, or whose clients went away.
+pub const RECALL_REFUSED_COUNT_MAX: usize = 256;
+
+/// The same of the sample: of 1,000 requests a second at a worker, those of the last half a minute.
+pub const RECALL_SAMPLED_COUNT_MAX: usize = 512;
+
+/// Bytes of a host that are kept of a request: names of servers are shorter, if not those that machines make up.
+pub const RECALL_HOST_BYTES_MAX: usize = 64;
+
+/// Bytes of a path that are kept: enough to see what was asked for.
+pub const RECALL_PATH_BYTES_MAX: usize = 128;
+
+/// Upstreams that are kept of a request: as many as may have received it ([`SENT_COUNT_MAX`]), and one that refused.
+pub const RECALL_ATTEMPTS_COUNT_MAX: usize = SENT_COUNT_MAX as usize + 1;
+
+/// Draining nodes that are kept by name: more than drain at a time where one follows another.
+pub const RECALL_DRAINING_COUNT_MAX: usize = 4;
+
 /// Connections at a time for one worker, unless told otherwise: two descriptors each, below the usual limit of 20,000.
 pub const CLIENTS_COUNT_MAX: usize = 16 * 1024;
 

@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use feed::{Name, follow::Follow, request::Choice};
+use feed::{
+    Name,
+    follow::Follow,
+    recall::{Recalled, RequestId},
+    request::Choice,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -302,6 +307,15 @@ impl Proxy {
     pub(crate) async fn prospect(&self, role: &Name, key: Option<u64>) -> Option<Choice> {
         let role = self.sources.directory().position(role.as_str())?;
         self.workers.first()?.look(role, key).await
+    }
+
+    /// What all workers keep of the requests of this id.
+    pub(crate) async fn recall(&self, id: &RequestId) -> Recalled {
+        let mut told = Recalled::default();
+        for worker in &self.workers {
+            told.add(worker.recall(id).await.unwrap_or_default());
+        }
+        told
     }
 
     /// What it goes by.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use feed::EndpointProtocol;
+use feed::{EndpointProtocol, Route, recall::Recalled};
 use tokio::{
     sync::{Notify, watch},
     task::spawn_local,
@@ -29,6 +29,7 @@ use crate::{
     listen::{handshakes::Handshakes, target::Target},
     log::Tap,
     pipe::Pipes,
+    recall::Memory,
     route::{self, Key, Rules, Table, Verdict},
     stats::{Phase, Stats},
     stream::tls::{Shelves, Turns},
@@ -38,6 +39,7 @@ use crate::{
         dice::Dice,
         directory::{Directory, Role, Roles, Routes},
         hash,
+        pick::Picked,
     },
 };
 
@@ -143,6 +145,8 @@ pub(crate) struct Worker {
     ends_idle: Cell<bool>,
     dice: RefCell<Dice>,
     pub(crate) ids: Ids,
+    /// Requests that were.
+    pub(crate) memory: Memory,
     attention: Arc<Attention>,
     /// Somebody looks at how long answers take, as of the last tick.
     times_answers: Cell<bool>,
@@ -187,6 +191,7 @@ impl Worker {
             ends_idle: Cell::new(false),
             dice: RefCell::new(Dice::new(seed)),
             ids: Ids::new(),
+            memory: Memory::new(),
             attention: directory.attention().clone(),
             times_answers: Cell::new(false),
             sweeper,
@@ -271,12 +276,17 @@ impl Worker {
 
     /// Where a request's route leads.
     pub(crate) fn route(&self, key: &Key) -> Option<route::Target> {
-        self.with_routes(|routes| routes.find(key).cloned())
+        self.with_routes(|routes| routes.find(key).map(|led| led.target.clone()))
+    }
+
+    /// What that route is.
+    pub(crate) fn route_of(&self, key: &Key) -> Option<Route> {
+        self.with_routes(|routes| routes.find(key).map(|led| led.route.clone()))
     }
 
     /// The role that has a host by its name, whatever the path; none where that takes a look at requests.
     pub(crate) fn route_host(&self, key: &Key) -> Option<usize> {
-        self.with_routes(|routes| match routes.find_host(key) {
+        self.with_routes(|routes| match routes.find_host(key).map(|led| &led.target) {
             Some(route::Target::Role(role)) => Some(*role),
             Some(route::Target::Ruled(_)) | None => None,
         })
@@ -322,11 +332,11 @@ impl Worker {
         role: usize,
         (avoid, key): (&Avoided, Option<u64>),
         ticket: &mut Option<Ticket>,
-    ) -> Poll<Result<Lease, Refusal>> {
+    ) -> Poll<Result<(Lease, Picked), Refusal>> {
         let wanted = self.wanted(avoid, key);
         let roster = &self.rosters.borrow()[role];
         let leased = roster.poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut());
-        leased.map_ok(|lease| self.timed(lease))
+        leased.map_ok(|(lease, picked)| (self.timed(lease), picked))
     }
 
     /// Whom such a request of a role would be given to; nothing where this worker has not heard of the role yet.
@@ -334,6 +344,12 @@ impl Worker {
         let wanted = self.wanted(Avoided::NOBODY, key);
         let roster = self.rosters.borrow().get(role).cloned()?;
         Some(roster.prospect(wanted, &mut self.dice.borrow_mut()))
+    }
+
+    /// What it keeps of the requests of this id.
+    pub(crate) fn recall(&self, id: &str) -> Recalled {
+        let is_nameless = self.settings().request_ids == RequestIds::Off;
+        Recalled { is_nameless, ..self.memory.recall(id) }
     }
 
     /// Counts a use of the upstream of this node, by the hash of its name; none if it is not to be chosen, or full.

@@ -1,4 +1,5 @@
-//! A keep-alive request allocates nothing, neither in the proxy nor in the event loop below it.
+//! A keep-alive request allocates nothing, neither in the proxy nor in the event loop below it: also where it has an id, and where
+//! something of it is kept.
 //!
 //! The process's allocator counts. The origin and the clients are threads of this process that allocate nothing either while
 //! it counts, so that every allocation of the process is the proxy's.
@@ -92,10 +93,12 @@ struct Flags {
     args: Args,
 }
 
+/// It gives each request an id, and keeps one in 64 of them.
 fn start_proxy(origin: SocketAddr, flag: Option<&str>) -> Proxy {
     let upstream = format!("--upstream=origin={origin}");
     let flags =
-        ["proxy", "--listen=http://127.0.0.1:0=origin", &upstream, "--workers=1"].into_iter().chain(flag);
+        ["proxy", "--listen=http://127.0.0.1:0=origin", &upstream, "--workers=1", "--request-id=make"];
+    let flags = flags.into_iter().chain(flag);
     Proxy::start(&Flags::parse_from(flags).args).unwrap()
 }
 
@@ -105,7 +108,8 @@ fn exchange(stream: &mut TcpStream, turn: usize) {
     stream.write_all(request).unwrap();
     // Without the Connection of the upstream's side, and dated.
     let ended_here = if turn % EXCHANGES.len() == 1 { "Connection: keep-alive\r\n".len() } else { 0 };
-    let count = response.len() - ended_here + "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n".len();
+    let id = "X-Request-ID: 0123456789abcdef0123456789abcdef\r\n".len();
+    let count = response.len() - ended_here + "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n".len() + id;
     stream.read_exact(&mut seen[..count]).unwrap();
     assert!(seen.starts_with(&response[..12]) && seen[..count].ends_with(&response[response.len() - 4..]));
 }

@@ -33,7 +33,7 @@ pub(crate) async fn force_leave(args: ForceLeaveArgs) -> anyhow::Result<()> {
 #[command(
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
-    override_usage = "concertina explain [OPTIONS] <NAME>\n       concertina explain [OPTIONS] request <URL>"
+    override_usage = "concertina explain [OPTIONS] <NAME>\n       concertina explain [OPTIONS] request <URL|ID>"
 )]
 pub(crate) struct ExplainArgs {
     #[command(subcommand)]
@@ -50,7 +50,8 @@ pub(crate) struct ExplainArgs {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// What the node's proxy would do with a request, and why: listener, routes, role, and the choice among its endpoints. Nothing is sent
+    /// What the node's proxy would do with a request, and why: listener, routes, role, and the choice among its endpoints. Nothing is sent.
+    /// By an id: what has become of a request, at all proxies and fronts that keep something of it
     Request(RequestArgs),
 }
 
@@ -61,7 +62,7 @@ pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
             return super::request::request(request, args.json, &args.target).await;
         }
         (None, Some(name)) => name,
-        _ => bail!("expected the name of a member, or `request` and a URL"),
+        _ => bail!("expected the name of a member, or `request` and a URL or an id"),
     };
     let question = ToSidecar::Explain { name };
     let FromSidecar::Explained(explanation) = args.target.ask(question).await?.next().await? else {

@@ -3,6 +3,7 @@
 
 mod events;
 mod explain;
+mod recall;
 mod reload;
 mod request;
 mod routes;

@@ -1,4 +1,4 @@
-//! `concertina explain request`: what a proxy would do with a request, and why.
+//! `concertina explain request`: what a proxy would do with a request, and why; or what has become of one.
 
 use std::net::IpAddr;
 
@@ -8,26 +8,33 @@ use feed::{
     request::{Choice, Inquiry, Prospect},
 };
 
-use super::{About, Target};
+use super::{About, Target, recall::recall};
 use crate::say::{escaped, say};
 
 #[derive(clap::Args)]
 pub(crate) struct RequestArgs {
-    /// What is asked for: `http://HOST/PATH` or `https://HOST/PATH`, with `:PORT` behind HOST where it is another than usual
-    url: String,
-    /// By which method
-    #[arg(long, value_name = "METHOD", default_value = "GET")]
-    method: String,
+    /// What would be asked for: `http://HOST/PATH` or `https://HOST/PATH`, with `:PORT` behind HOST where it is another than usual. Or the id of
+    /// a request that was, from the access log or X-Request-ID
+    #[arg(value_name = "URL|ID")]
+    what: String,
+    /// By which method [default: GET]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
     /// By a client of this address
     #[arg(long, value_name = "IP")]
     from: Option<IpAddr>,
 }
 
-/// Asks the proxy beside a node's sidecar, and prints what it would do.
+const EXPECTED: &str = "expected http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, such as https://shop.example.com/api, or the id of a request";
+
+/// Asks the proxy beside a node's sidecar, and prints what it would do; or all of them, what has become of a request.
 pub(crate) async fn request(args: RequestArgs, is_json: bool, target: &Target) -> anyhow::Result<()> {
-    let inquiry = inquiry(&args).context(
-        "expected http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, such as https://shop.example.com/api",
-    )?;
+    if !args.what.contains("://") {
+        let id = args.what.parse().context(EXPECTED)?;
+        anyhow::ensure!(args.method.is_none() && args.from.is_none(), "--method and --from go with a URL");
+        return recall(id, is_json, target).await;
+    }
+    let inquiry = inquiry(&args).context(EXPECTED)?;
     let dir = target.dir.path()?;
     let feed = target.socket(&dir, About::ItsNode)?;
     let told = match control::ask(&feed, PROXY, Question::Explain(Box::new(inquiry))).await {
@@ -49,7 +56,7 @@ pub(crate) async fn request(args: RequestArgs, is_json: bool, target: &Target) -
 }
 
 fn inquiry(args: &RequestArgs) -> Option<Inquiry> {
-    let (scheme, rest) = args.url.split_once("://")?;
+    let (scheme, rest) = args.what.split_once("://")?;
     let is_sealed = match scheme {
         "http" => false,
         "https" => true,
@@ -61,7 +68,7 @@ fn inquiry(args: &RequestArgs) -> Option<Inquiry> {
     }
     let target = if target.is_empty() { "/" } else { target };
     Some(Inquiry {
-        method: args.method.clone(),
+        method: args.method.clone().unwrap_or_else(|| "GET".to_owned()),
         is_sealed,
         host: host.to_owned(),
         target: target.to_owned(),
@@ -142,7 +149,7 @@ mod tests {
     use super::*;
 
     fn args(url: &str) -> RequestArgs {
-        RequestArgs { url: url.to_owned(), method: "GET".into(), from: None }
+        RequestArgs { what: url.to_owned(), method: None, from: None }
     }
 
     #[test]

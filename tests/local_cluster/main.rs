@@ -20,6 +20,7 @@ mod map;
 mod names;
 mod proofs;
 mod questions;
+mod recall;
 mod reload;
 mod routes;
 mod sealed;

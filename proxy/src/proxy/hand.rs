@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Context;
-use feed::request::Choice;
+use feed::{
+    recall::{Recalled, RequestId},
+    request::Choice,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Proxy;
@@ -40,11 +43,12 @@ struct Order {
     done: oneshot::Sender<()>,
 }
 
-/// A worker is to say whom it would choose of a role, by its position.
-struct Look {
-    role: usize,
-    key: Option<u64>,
-    told: oneshot::Sender<Choice>,
+/// What a worker is to say.
+enum Look {
+    /// Whom it would choose of a role, by its position.
+    Choice { role: usize, key: Option<u64>, told: oneshot::Sender<Choice> },
+    /// What it keeps of a request.
+    Recall { id: RequestId, told: oneshot::Sender<Recalled> },
 }
 
 impl Hand {
@@ -60,14 +64,35 @@ impl Hand {
     /// Whom it would choose of a role, by its position; none: it has ended.
     pub(super) async fn look(&self, role: usize, key: Option<u64>) -> Option<Choice> {
         let (told, choice) = oneshot::channel();
-        self.looks.send(Look { role, key, told }).ok()?;
+        self.looks.send(Look::Choice { role, key, told }).ok()?;
         choice.await.ok()
+    }
+
+    /// What it keeps of the requests of this id; none: it has ended.
+    pub(super) async fn recall(&self, id: &RequestId) -> Option<Recalled> {
+        let (told, recalled) = oneshot::channel();
+        self.looks.send(Look::Recall { id: id.clone(), told }).ok()?;
+        recalled.await.ok()
     }
 
     /// Waits until it has ended.
     pub(super) fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!("a worker panicked");
+        }
+    }
+}
+
+impl Look {
+    /// Who asked may have gone.
+    fn answer(self, worker: &Worker) {
+        match self {
+            Self::Choice { role, key, told } => {
+                if let Some(choice) = worker.prospect(role, key) {
+                    let _ = told.send(choice);
+                }
+            }
+            Self::Recall { id, told } => drop(told.send(worker.recall(id.as_str()))),
         }
     }
 }
@@ -117,11 +142,7 @@ impl Proxy {
                                 drop(done);
                             });
                         }
-                        Some(Look { role, key, told }) = looked.recv() => {
-                            if let Some(choice) = worker.prospect(role, key) {
-                                let _ = told.send(choice);
-                            }
-                        }
+                        Some(look) = looked.recv() => look.answer(&worker),
                         _ = stopping.wait_for(|stopping| *stopping) => break,
                     }
                 }

@@ -510,6 +510,7 @@ mod edges;
 mod http2;
 mod origins;
 mod patience;
+mod recall;
 mod rules;
 mod tls;
 mod traces;

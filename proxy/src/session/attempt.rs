@@ -15,8 +15,12 @@ use crate::{
     error::{AttemptFailure, TlsFailure},
     http2::connections::Origin,
     link::Link,
+    recall::Failure,
     socket::Socket,
-    upstream::Lease,
+    upstream::{
+        Lease,
+        pick::{By, Picked},
+    },
     worker::Worker,
 };
 
@@ -32,17 +36,22 @@ impl Exchange {
         {
             (self.upstream, self.lease) = (Some(link), Some(lease));
             (self.is_reused, self.is_bound) = (true, true);
+            self.notes.picked = Some(Picked::by(By::Connection));
             return Poll::Ready(Step::Relay);
         }
         if let Some(node) = self.request.routed.stuck_to
             && let Some(lease) = session.worker.lease_of_node(session.role, node, self.attempts.avoid())
         {
             self.ticket = None;
+            self.notes.picked = Some(Picked::by(By::Cookie));
             return Poll::Ready(self.use_lease(lease, context, session));
         }
         let wanted = (self.attempts.avoid(), self.request.key(session));
         match session.worker.poll_lease(context, session.role, wanted, &mut self.ticket) {
-            Poll::Ready(Ok(lease)) => Poll::Ready(self.use_lease(lease, context, session)),
+            Poll::Ready(Ok((lease, picked))) => {
+                self.notes.picked = Some(picked);
+                Poll::Ready(self.use_lease(lease, context, session))
+            }
             Poll::Ready(Err(refusal)) => Poll::Ready(self.refuse(refusal, session)),
             Poll::Pending => {
                 self.note_queued();
@@ -133,6 +142,7 @@ impl Exchange {
             AttemptFailure::Unprocessed => self.is_whole(),
             _ => self.is_repeatable(),
         };
+        self.note_failed(&lease, Failure::Of(failure), session);
         match self.attempts.apply_failure(failure, is_repeatable, &lease, (session.role, &session.worker)) {
             Ok(()) => self.pick_another(&session.worker),
             Err(refusal) => self.refuse(refusal, session),
@@ -155,6 +165,9 @@ impl Exchange {
             return Poll::Pending;
         }
         self.attempts.note_move(lease);
+        if let Some(lease) = self.lease.take() {
+            self.note_failed(&lease, Failure::Lost, session);
+        }
         Poll::Ready(self.pick_another(&session.worker))
     }
 

@@ -7,6 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use feed::Route;
+
 use super::bound::Bound;
 use crate::{
     deadline::Deadline,
@@ -108,6 +110,12 @@ impl Session {
         };
         let stuck_to = rules.sticky.as_ref().and_then(|sticky| sticky.read(asked.values("cookie")));
         Ok(Routed { rules: Some(rules), told, stuck_to })
+    }
+
+    /// The route by which such a request goes, where each is routed.
+    pub(super) fn route_of(&self, host: &[u8], target: &[u8]) -> Option<Route> {
+        let key = Key::new(host, target).ok().filter(|_| self.is_routed)?;
+        self.worker.route_of(&key)
     }
 
     /// The client's address without its port.

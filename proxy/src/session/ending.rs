@@ -58,12 +58,14 @@ impl Exchange {
     /// The upstream takes no more of a request that it has answered.
     pub(super) fn abandon_upstream(&mut self, session: &Session) {
         self.request.half.cut();
+        self.note_settled(session);
         self.drop_upstream(&session.worker);
     }
 
     /// Both ways are over: the upstream may serve another request if nothing is owed on its connection, and so may the client's
     /// connection if all of the request has come.
     fn settle(&mut self, session: &mut Session) -> Step {
+        self.note_settled(session);
         let worker = &session.worker;
         let Some(head) = self.response.half.head else { return Step::End(Outcome::Close) };
         if let Some(lease) = &self.lease {
@@ -108,6 +110,7 @@ impl Exchange {
         worker.stats.note_refusal(refusal);
         worker.note_answer(session.role, self.verb(), refusal.status().0);
         tracing::debug!(role = %session.role_name, word = refusal.word(), "refused");
+        self.note_last(session);
         self.drop_upstream(worker);
         let request = &self.request.half;
         let begun = request.buffer.as_ref().map_or(&[][..], Buffer::filled);
@@ -116,6 +119,7 @@ impl Exchange {
         if self.id.is_none() && worker.settings().request_ids != RequestIds::Off {
             self.id = Some(worker.ids.make());
         }
+        self.note_line(session);
         let told = Told {
             role: &session.role_name,
             to_head,

@@ -35,6 +35,7 @@ use crate::{
     },
     link::Link,
     log::Record,
+    recall::Notes,
     stream::Transport,
     upstream::{Lease, Ticket},
     worker::Worker,
@@ -139,6 +140,8 @@ pub(crate) struct Exchange {
     /// Of the peer for whose room it waits.
     pub(super) backlog: Backlog,
     pub(super) timing: Timing,
+    /// For whoever asks later.
+    pub(super) notes: Notes,
     /// What the request is called, where requests have ids.
     pub(super) id: Option<RequestId>,
     /// The trace that it is a part of, where requests are traced.
@@ -205,6 +208,7 @@ impl Exchange {
     pub(crate) fn next(&mut self) {
         self.stage = Stage::Head;
         self.attempts.reset();
+        self.notes.reset();
         (self.is_bound, self.id, self.trace) = (false, None, None);
         self.request.half.reset();
         self.response.half.reset();

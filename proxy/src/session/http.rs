@@ -76,6 +76,7 @@ impl Http {
     fn end_exchange(&mut self) {
         let Some(mut exchange) = self.exchange.take() else { return };
         // Only the end of the worker ends an exchange that has not ended by itself.
+        exchange.end_notes(End::Stopped, &self.session);
         exchange.end_record(End::Stopped, &self.session);
         if !self.is_whole && exchange.is_telling() {
             // A reset tells the client what a clean end would hide: that its response is not whole.

@@ -8,6 +8,7 @@ pub(crate) mod client;
 mod ending;
 pub(crate) mod exchange;
 pub(crate) mod http;
+mod noting;
 mod patience;
 mod request;
 mod response;

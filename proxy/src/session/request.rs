@@ -139,6 +139,7 @@ impl Exchange {
                 let body = Body::new(head.framing, true).with_trailers(head.trailers);
                 half.begin_body(body.limited(bytes_max)?, head.bytes)?;
                 session.worker.stats.requests.add(1);
+                self.begin_notes(session);
                 return Ok(Parse::Done(()));
             }
         }
@@ -172,6 +173,11 @@ impl Exchange {
                 && (self.response.half.head.is_none() || self.request.discarded_bytes >= DISCARDED_BYTES_MAX);
             if half.is_done() || is_over {
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(buffer) = half.buffer.as_ref().filter(|_| self.id.is_some()) {
+                // The last time that all of its head is there.
+                let received = buffer.filled();
+                self.notes.note_line(received, |host, target| session.route_of(host, target));
             }
             half.consume();
             self.request.is_streamed = true;

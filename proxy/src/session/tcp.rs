@@ -218,7 +218,7 @@ async fn connect(worker: &Worker, role: usize, key: Option<u64>) -> Result<(Leas
         let leasing =
             poll_fn(|context| worker.poll_lease(context, role, (attempts.avoid(), key), &mut ticket));
         let leased = timeout_at(Instant::now() + timeouts.queue, leasing).await;
-        let lease = leased.map_err(|_| Refusal::QueueTimeout)??;
+        let (lease, _) = leased.map_err(|_| Refusal::QueueTimeout)??;
         worker.stats.connects.add(1);
         let endpoint = &lease.upstream.endpoint;
         let connecting = async {

@@ -36,8 +36,12 @@ impl Exchange {
         }
         match step {
             Step::Connect => self.timing.wait = Some((Phase::Connect, Instant::now())),
-            Step::Refuse(_) => self.timing.is_refused = true,
-            Step::Linger | Step::End(_) => self.end_timing(session),
+            Step::Refuse(refusal) => {
+                self.timing.is_refused = true;
+                self.notes.refusal = Some(*refusal);
+            }
+            Step::End(Outcome::Abort) => self.end_timing(End::Truncated, session),
+            Step::Linger | Step::End(_) => self.end_timing(End::ClientGone, session),
             Step::Pick | Step::Relay | Step::Rest => {}
         }
         if self.record.is_some() {
@@ -57,18 +61,22 @@ impl Exchange {
         let Some((phase, since)) = self.timing.wait.take() else { return };
         // A connection that failed says nothing of how long it takes to connect.
         if phase == Phase::Queue || matches!(step, Step::Relay) {
-            session.worker.note_time(session.role, phase, since.elapsed());
+            let time = since.elapsed();
+            session.worker.note_time(session.role, phase, time);
+            let times = &mut self.notes.times;
+            *if phase == Phase::Queue { &mut times.queue } else { &mut times.connect } = Some(time);
         }
     }
 
-    /// Times a request that is over, if it was answered. How long a tunnel stood is no latency.
-    fn end_timing(&mut self, session: &Session) {
+    /// Times a request that is over, if it was answered, and keeps what is kept of it. How long a tunnel stood is no latency.
+    fn end_timing(&mut self, unless_whole: End, session: &Session) {
         let Some(started) = self.timing.started.take() else { return };
         if self.timing.is_refused || (self.is_answered() && !self.is_tunnel()) {
             let whole = started.elapsed();
             session.worker.note_time(session.role, Phase::Whole, whole);
             self.timing.whole = Some(whole);
         }
+        self.keep(started, unless_whole, session);
     }
 
     /// Counts what has moved of the bodies of an exchange that is over.
@@ -84,6 +92,7 @@ impl Exchange {
         let Some(started) = self.timing.started else { return };
         let time = started.elapsed();
         session.worker.note_time(session.role, Phase::FirstByte, time);
+        self.notes.times.first_byte = Some(time);
         if let Some(record) = &mut self.record {
             record.phases.first_byte.get_or_insert(time);
         }

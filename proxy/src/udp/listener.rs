@@ -253,7 +253,7 @@ impl Listener {
         // Where all are at their limit the datagram is dropped: a queue would only make it late.
         let (context, mut ticket) = (Context::from_waker(Waker::noop()), None);
         match self.worker.poll_lease(&context, role, (avoid, Some(key)), &mut ticket) {
-            Poll::Ready(leased) => leased.ok(),
+            Poll::Ready(leased) => leased.ok().map(|(lease, _)| lease),
             Poll::Pending => None,
         }
     }

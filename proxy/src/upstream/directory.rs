@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use feed::{EndpointId, EndpointState, Name, RoleTable};
+use feed::{EndpointId, EndpointState, Name, RoleTable, Route};
 use program::metrics::Times;
 use tokio::sync::{Notify, watch};
 
@@ -152,7 +152,21 @@ pub(crate) struct Role {
 pub(crate) type Roles = Arc<Vec<Arc<Role>>>;
 
 /// Where each route leads.
-pub(crate) type Routes = Arc<Table<Target>>;
+pub(crate) type Routes = Arc<Table<Led>>;
+
+/// A route, and where it leads.
+#[derive(Debug)]
+pub(crate) struct Led {
+    pub(crate) route: Route,
+    pub(crate) target: Target,
+}
+
+impl Led {
+    /// An entry of the table of routes.
+    pub(crate) fn entry(route: &Route, target: Target) -> (Route, Self) {
+        (route.clone(), Self { route: route.clone(), target })
+    }
+}
 
 /// The roles that the listeners name, and those that claim routes. A role stays where it is once it is there.
 #[derive(Debug)]
@@ -219,7 +233,7 @@ impl Directory {
     }
 
     /// Has requests routed by this table from now on. Every worker must know the roles in it.
-    pub(crate) fn publish_routes(&self, routes: Table<Target>) {
+    pub(crate) fn publish_routes(&self, routes: Table<Led>) {
         self.routes.send_replace(Arc::new(routes));
     }
 

@@ -20,7 +20,10 @@ mod matching;
 
 pub(crate) use matching::{Lead, Match};
 
-use super::{directory::Directory, hash::hash};
+use super::{
+    directory::{Directory, Led},
+    hash::hash,
+};
 use crate::{
     certificates::{Origins, Tickets},
     config::{Address, FixedTable, Plan, RouteRule},
@@ -154,11 +157,11 @@ impl Sources {
         let planned = known.plan.routes.iter();
         let usual = known.usual(&self.proxies);
         let target = |rule: &RouteRule| Target::new(rule, &usual, |role| self.position(role));
-        let planned = planned.filter_map(|rule| Some((rule.route.clone(), target(rule)?)));
+        let planned = planned.filter_map(|rule| Some(Led::entry(&rule.route, target(rule)?)));
         let claimed = known.winners().into_iter();
         let claimed =
-            claimed.filter_map(|(route, role)| Some((route.clone(), Target::Role(self.position(role)?))));
-        let routes: Table<Target> = planned.chain(claimed).collect();
+            claimed.filter_map(|(route, role)| Some(Led::entry(route, Target::Role(self.position(role)?))));
+        let routes: Table<Led> = planned.chain(claimed).collect();
         self.directory.publish_routes(routes);
         let (named, now) = (known.plan.named_roles(), Instant::now());
         for role in self.directory.roles().iter() {
@@ -313,7 +316,9 @@ mod tests {
 
     fn found(directory: &Directory, host: &str, target: &str) -> Option<String> {
         let key = Key::new(host.as_bytes(), target.as_bytes()).unwrap();
-        let Target::Role(role) = *directory.subscribe_routes().borrow().find(&key)? else { return None };
+        let Target::Role(role) = directory.subscribe_routes().borrow().find(&key)?.target else {
+            return None;
+        };
         Some(directory.roles()[role].name.to_string())
     }
 

@@ -32,11 +32,17 @@ pub(crate) fn flow_key(client: SocketAddr) -> u64 {
 
 /// The key of a request: the first field of this name in a head that was found well-formed.
 pub(crate) fn field_key(head: &[u8], name: &str) -> Option<u64> {
-    let mut fields = head.split(|byte| *byte == b'\n').skip(1);
+    field(head, name).map(hash)
+}
+
+/// The value of the first field of this name.
+pub(crate) fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut fields =
+        head.split(|byte| *byte == b'\n').skip(1).take_while(|line| !line.trim_ascii().is_empty());
     fields.find_map(|field| {
         let (found, value) = field.split_at_checked(name.len())?;
         let value = value.strip_prefix(b":")?.trim_ascii();
-        found.eq_ignore_ascii_case(name.as_bytes()).then(|| hash(value))
+        found.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
     })
 }
 

@@ -8,7 +8,7 @@
 
 use std::{cell::Cell, sync::atomic::Ordering};
 
-use feed::load::Load;
+use feed::{EndpointId, load::Load};
 
 use super::{
     avoided::Avoided,
@@ -40,6 +40,43 @@ pub(crate) struct Terms<'a> {
     pub(crate) in_flight_max: u32,
     /// On the worker's clock.
     pub(crate) now_ms: u64,
+}
+
+/// A choice, as it is told to whoever asks why a request went where it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Picked {
+    pub(crate) by: By,
+    /// Of the table that was chosen from; 0: of none.
+    pub(crate) generation: u64,
+    /// The chosen one among them, unless the choice was by a key.
+    pub(crate) drawn: [Option<Drawn>; 2],
+}
+
+/// By what an upstream is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Load,
+    Key,
+    /// The request names the node.
+    Cookie,
+    /// The client's connection is bound to one of the upstream.
+    Connection,
+}
+
+/// An endpoint as it was when it was drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drawn {
+    pub(crate) id: EndpointId,
+    pub(crate) in_flight: u32,
+    pub(crate) weight: u16,
+    pub(crate) grown_percent: u8,
+}
+
+impl Picked {
+    /// Without a choice among others.
+    pub(crate) fn by(by: By) -> Self {
+        Self { by, generation: 0, drawn: [None; 2] }
+    }
 }
 
 /// Why nobody was chosen.
@@ -106,34 +143,58 @@ impl Panic {
 }
 
 /// Chooses among endpoints: ready ones that are neither avoided, refusing nor ejected, else those that are either, else suspects, else
-/// avoided ones. That the better ones are at their limit is no reason to choose among worse. Returns a position.
-pub(crate) fn pick(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> Result<usize, Unpicked> {
+/// avoided ones. That the better ones are at their limit is no reason to choose among worse.
+pub(crate) fn pick(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> Result<Two, Unpicked> {
     let healthy = Choice { field, terms, tier: Tier::Healthy };
     let quick = match terms.key {
-        None => healthy.of_two(dice, Choice::draw),
-        Some(key) => healthy.owner(key),
+        None => healthy.two(dice, Choice::draw),
+        Some(key) => healthy.owner(key).map(|owner| healthy.only(owner)),
     };
     quick.map_or_else(|| pick_among_all(field, terms, dice), Ok)
 }
 
 /// The same, looking at each.
-fn pick_among_all(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> Result<usize, Unpicked> {
+fn pick_among_all(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> Result<Two, Unpicked> {
     let anybody = Choice { field, terms, tier: Tier::Never };
     let tiers = (0..anybody.count()).map(|i| anybody.tier_of(i));
     let tier = tiers.max().filter(|tier| *tier > Tier::Never).ok_or(Unpicked::Nobody)?;
     let best = Choice { tier, ..anybody };
     let chosen = match terms.key {
-        None => best.of_two(dice, Choice::draw_among_all),
-        Some(key) => best.highest(key),
+        None => best.two(dice, Choice::draw_among_all),
+        Some(key) => best.highest(key).map(|highest| best.only(highest)),
     };
     chosen.ok_or(Unpicked::Full)
 }
 
-/// What a choice was made between.
+/// What a choice was made between: positions, and what they had to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Two {
-    drawn: (usize, Option<usize>),
-    chosen: usize,
+pub(crate) struct Two {
+    first: (usize, Load),
+    second: Option<(usize, Load)>,
+    pub(crate) chosen: usize,
+}
+
+impl Two {
+    /// The same for people.
+    #[inline]
+    pub(crate) fn picked(&self, field: Field<'_>, terms: &Terms<'_>) -> Picked {
+        let drawn = |(position, load): (usize, Load)| {
+            let endpoint = &field.listing.endpoints[position];
+            // 100 at most, and a weight of 0 is never drawn.
+            let grown = load.share / u32::from(endpoint.weight).max(1);
+            Drawn {
+                id: endpoint.id,
+                in_flight: load.in_flight,
+                weight: endpoint.weight,
+                grown_percent: u8::try_from(grown).unwrap_or(100),
+            }
+        };
+        Picked {
+            by: if terms.key.is_some() { By::Key } else { By::Load },
+            generation: field.listing.generation,
+            drawn: [Some(drawn(self.first)), self.second.map(drawn)],
+        }
+    }
 }
 
 /// A choice among those of one tier that are below their limit.
@@ -195,17 +256,13 @@ impl<'a> Choice<'a> {
         Load { in_flight: self.in_flight(position), share: self.share(position) }
     }
 
-    /// The one of two with less to do for its share. `draw` draws somebody else than this one, with a chance in proportion to the share.
+    /// No choice.
     #[inline]
-    fn of_two(
-        &self,
-        dice: &mut Dice,
-        draw: impl Fn(&Self, Option<usize>, &mut Dice) -> Option<usize>,
-    ) -> Option<usize> {
-        self.two(dice, draw).map(|two| two.chosen)
+    fn only(&self, position: usize) -> Two {
+        Two { first: (position, self.load(position)), second: None, chosen: position }
     }
 
-    /// The same with the two.
+    /// The one of two with less to do for its share. `draw` draws somebody else than this one, with a chance in proportion to the share.
     #[inline]
     fn two(
         &self,
@@ -213,17 +270,24 @@ impl<'a> Choice<'a> {
         draw: impl Fn(&Self, Option<usize>, &mut Dice) -> Option<usize>,
     ) -> Option<Two> {
         let first = draw(self, None, dice)?;
+        let only = self.only(first);
         if self.count() == 1 {
-            return Some(Two { drawn: (first, None), chosen: first });
+            return Some(only);
         }
+        let with = |other: usize| (other, self.load(other));
         let second = draw(self, None, dice)?;
         if first != second {
-            let is_less = self.load(second).is_less(self.load(first), dice.roll() >> 32);
-            return Some(Two { drawn: (first, Some(second)), chosen: if is_less { second } else { first } });
+            let second = with(second);
+            let is_less = second.1.is_less(only.first.1, dice.roll() >> 32);
+            return Some(Two {
+                second: Some(second),
+                chosen: if is_less { second.0 } else { first },
+                ..only
+            });
         }
-        let other = draw(self, Some(first), dice);
-        let is_better = |&other: &usize| self.load(other).is_clearly_less(self.load(first));
-        Some(Two { drawn: (first, other), chosen: other.filter(is_better).unwrap_or(first) })
+        let second = draw(self, Some(first), dice).map(with);
+        let better = second.filter(|other| other.1.is_clearly_less(only.first.1));
+        Some(Two { second, chosen: better.map_or(first, |other| other.0), ..only })
     }
 
     /// Draws from the table; what is new is drawn in vain as often as its share is less than its weight.

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use feed::{EndpointProtocol, EndpointState};
+use feed::{EndpointId, EndpointProtocol, EndpointState, Name};
 use tokio::sync::Notify;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     dice::Dice,
     directory::{Endpoint, Listing, Role},
     health::Epoch,
-    pick::{Field, Panic, Terms, Unpicked, pick, prospect},
+    pick::{Field, Panic, Picked, Terms, Unpicked, pick, prospect},
     pool::Pool,
     queue::{Queue, Ticket},
     ramp::Ramp,
@@ -230,7 +230,7 @@ impl Roster {
         wanted: Wanted<'_>,
         ticket: &mut Option<Ticket>,
         dice: &mut Dice,
-    ) -> Poll<Result<Lease, Refusal>> {
+    ) -> Poll<Result<(Lease, Picked), Refusal>> {
         if self.rules.borrow().upstream.upstream_connections_max.is_none() {
             *ticket = None;
             return Poll::Ready(self.lease(wanted, dice).map_err(|_| Refusal::NoUpstream));
@@ -269,28 +269,42 @@ impl Roster {
     }
 
     /// Chooses an upstream and counts a use of it.
-    pub(crate) fn lease(&self, wanted: Wanted<'_>, dice: &mut Dice) -> Result<Lease, Unpicked> {
+    pub(crate) fn lease(&self, wanted: Wanted<'_>, dice: &mut Dice) -> Result<(Lease, Picked), Unpicked> {
         let known = self.known.borrow();
         let field = Field { listing: &known.listing, ramp: &known.ramp, panic: &self.panic };
         let in_flight_max = self.rules.borrow().in_flight_max();
         let mut terms = Terms { avoid: wanted.avoid, key: wanted.key, in_flight_max, now_ms: wanted.now_ms };
         loop {
-            let chosen = match pick(field, &terms, dice) {
+            let two = match pick(field, &terms, dice) {
                 // Waiting for another one than the last would hold up all those behind.
                 Err(Unpicked::Full) if !terms.avoid.is_empty() => {
                     terms.avoid = Avoided::NOBODY;
                     continue;
                 }
-                chosen => &known.upstreams[chosen?],
+                two => two?,
             };
+            let chosen = &known.upstreams[two.chosen];
             // Another worker may have taken the last one since the look.
             if let Some(epoch) = chosen.endpoint.health.begin(in_flight_max) {
                 if wanted.avoid.is_empty() {
                     self.retries.apply_request(wanted.now_ms);
                 }
-                return Ok(self.leased(chosen, epoch));
+                return Ok((self.leased(chosen, epoch), two.picked(field, &terms)));
             }
         }
+    }
+
+    /// The node of an endpoint, if it is listed.
+    pub(crate) fn node_of(&self, id: EndpointId) -> Option<Name> {
+        let known = self.known.borrow();
+        known.listing.all().find(|endpoint| endpoint.id == id).map(|endpoint| endpoint.node.clone())
+    }
+
+    /// Visits the nodes that drain.
+    pub(crate) fn for_each_draining(&self, visit: impl FnMut(&Name)) {
+        let known = self.known.borrow();
+        let draining = known.listing.endpoints.iter().filter(|e| e.state == EndpointState::Draining);
+        draining.map(|endpoint| &endpoint.node).for_each(visit);
     }
 
     /// The choice that would be made for such a request now; nobody is given anything.

@@ -377,6 +377,10 @@ impl Driver {
                 let survey = self.survey();
                 spawn_local(async move { drop(reply.send(survey.take().await)) });
             }
+            Request::Recall(id, reply) => {
+                let recall = self.recall();
+                spawn_local(async move { drop(reply.send(recall.take(id).await)) });
+            }
             Request::Drain(reply) => self.handle_drain(reply),
         }
     }

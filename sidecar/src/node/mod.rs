@@ -13,6 +13,7 @@ mod link;
 mod procfs;
 mod program;
 mod publish;
+mod recall;
 mod receipts;
 mod recent;
 mod replace;

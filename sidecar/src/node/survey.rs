@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long all of them may take.
-const PERIOD_MAX: Duration = Duration::from_secs(1);
+pub(super) const PERIOD_MAX: Duration = Duration::from_secs(1);
 /// Members that are asked at a time.
 const ASKED_COUNT_MAX: usize = 64;
 /// Bytes of one answer as it comes, with envelope and seal: a thousand endpoints and the times of a hundred roles take less than
@@ -97,26 +97,17 @@ impl Survey {
         loads
             .missing
             .extend(others.iter().map(|(node, _)| (node.clone(), "did not answer in time".to_owned())));
-        let asking = others.iter().map(|(node, addr)| {
-            let (gate, envelope) = (&gate, &envelope);
-            async move { (node, ask(*addr, gate, envelope).await) }
-        });
-        let mut answers = stream::iter(asking).buffer_unordered(ASKED_COUNT_MAX);
         let mut room = BYTES_MAX;
-        let gathering = async {
-            while let Ok(Some((node, answer))) = timeout_at(deadline, answers.next()).await {
-                let parsed = answer.map_err(|error| format!("did not answer: {error}"));
-                match parsed.and_then(|payload| parse(&payload, &mut room)) {
-                    Ok(load) => {
-                        loads.missing.remove(node);
-                        loads.nodes.push(NodeLoad { node: node.clone(), ..load });
-                    }
-                    Err(why) => drop(loads.missing.insert(node.clone(), why)),
+        let gathering = gather(&others, &gate, &envelope, (Kind::Load, &[]), deadline, |node, answer| {
+            match answer.and_then(|payload| parse(&payload, &mut room)) {
+                Ok(load) => {
+                    loads.missing.remove(node);
+                    loads.nodes.push(NodeLoad { node: node.clone(), ..load });
                 }
+                Err(why) => drop(loads.missing.insert(node.clone(), why)),
             }
-        };
+        });
         let ((), own) = tokio::join!(gathering, own.load());
-        drop(answers);
         loads.at_ms = unix_ms();
         loads.nodes.push(own);
         for silent in loads.nodes.iter().filter(|load| load.silent) {
@@ -132,13 +123,34 @@ fn parse(payload: &[u8], room: &mut usize) -> Result<NodeLoad, String> {
     serde_json::from_slice(payload).map_err(|_| "said what is no load".to_owned())
 }
 
-async fn ask(member: SocketAddr, gate: &SharedGate, envelope: &Envelope) -> Result<Vec<u8>, StreamError> {
+/// Asks these members, and is back by the deadline; `hear` is told what each has answered by then, or why it did not.
+pub(super) async fn gather(
+    members: &[(Name, SocketAddr)],
+    gate: &SharedGate,
+    envelope: &Envelope,
+    question: (Kind, &[u8]),
+    deadline: Instant,
+    mut hear: impl FnMut(&Name, Result<Vec<u8>, String>),
+) {
+    let asking = members.iter().map(async |(node, addr)| (node, ask(*addr, gate, envelope, question).await));
+    let mut answers = stream::iter(asking).buffer_unordered(ASKED_COUNT_MAX);
+    while let Ok(Some((node, answer))) = timeout_at(deadline, answers.next()).await {
+        hear(node, answer.map_err(|error| format!("did not answer: {error}")));
+    }
+}
+
+async fn ask(
+    member: SocketAddr,
+    gate: &SharedGate,
+    envelope: &Envelope,
+    (kind, payload): (Kind, &[u8]),
+) -> Result<Vec<u8>, StreamError> {
     let mut link = Link::dialled(TcpStream::connect(member).await?, member, gate).await?;
-    link.send(envelope.encode(Kind::Load, &[])).await?;
+    link.send(envelope.encode(kind, payload)).await?;
     let packet = link.receive_within(ANSWER_BYTES_MAX).await?;
     match envelope.parse(&packet)? {
-        (Kind::Load, payload) => Ok(payload.to_vec()),
-        (kind, _) => Err(StreamError::Packet(PacketError::Kind(kind as u8))),
+        (answer, payload) if answer == kind => Ok(payload.to_vec()),
+        (other, _) => Err(StreamError::Packet(PacketError::Kind(other as u8))),
     }
 }
 

@@ -55,6 +55,8 @@ pub enum Kind {
     Keys = 33,
     /// A question how much a node has to do, or the answer to one, by stream.
     Load = 34,
+    /// A question what is kept of a request, or the answer to one, by stream.
+    Recall = 35,
 }
 
 /// Why a packet is dropped.
@@ -145,6 +147,7 @@ impl Envelope {
             32 => Kind::Challenge,
             33 => Kind::Keys,
             34 => Kind::Load,
+            35 => Kind::Recall,
             sealed if sealed & SEALED != 0 => return Err(PacketError::WrongKey),
             other => return Err(PacketError::Kind(other)),
         };

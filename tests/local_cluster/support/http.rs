@@ -53,7 +53,15 @@ impl Connection {
 
     /// The same of this host.
     pub(crate) fn get_of(&mut self, host: &str, path: &str) -> io::Result<Response> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    }
+
+    /// The same with these lines.
+    pub(crate) fn get_with(&mut self, path: &str, fields: &str) -> io::Result<Response> {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: concertina.test\r\n{fields}\r\n"))
+    }
+
+    fn send(&mut self, request: &str) -> io::Result<Response> {
         self.stream.get_mut().write_all(request.as_bytes())?;
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {

@@ -351,3 +351,18 @@ fn a_proxy_that_stops_answers_the_streams_that_it_has_taken() {
         stopping.await.unwrap();
     });
 }
+
+#[test]
+fn a_stream_that_fails_is_told_by_its_id_like_any_request() {
+    let proxy = start_h2c(origin(|_, _| false), "--request-id=make");
+    let id = with_client(&proxy, async |mut client| {
+        let (response, _) = client.send_request(request("POST", "/x?y"), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 502);
+        response.headers()["x-request-id"].to_str().unwrap().to_owned()
+    });
+    let told = recall::hop(&proxy, &id);
+    assert_eq!((told.method.as_str(), told.host.as_str(), told.path.as_str()), ("POST", "a.example", "/x"));
+    assert_eq!((told.status, told.attempts[0].failure.as_deref()), (Some(502), Some("closed")));
+    proxy.stop();
+}

@@ -33,8 +33,8 @@ pub(crate) fn prospect(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> 
         None => {
             let draw = if best == Tier::Healthy { Choice::draw } else { Choice::draw_among_all };
             let two = among.two(dice, draw);
-            let drawn = two.iter().flat_map(|two| std::iter::once(two.drawn.0).chain(two.drawn.1));
-            (drawn.collect(), two.map(|two| two.chosen))
+            let drawn = two.iter().flat_map(|two| std::iter::once(two.first).chain(two.second));
+            (drawn.map(|(position, _)| position).collect(), two.map(|two| two.chosen))
         }
     };
     let listed = (0..any.count()).map(|position| {

@@ -59,7 +59,7 @@ impl Scene {
     fn choose_by(&mut self, terms: &Terms<'_>, how: Pick) -> Result<usize, Unpicked> {
         let panic = Panic::new(50);
         let field = Field { listing: &self.listing, ramp: &self.ramp, panic: &panic };
-        how(field, terms, &mut self.dice)
+        how(field, terms, &mut self.dice).map(|two| two.chosen)
     }
 
     fn choose(&mut self, terms: &Terms<'_>) -> Result<usize, Unpicked> {
@@ -85,7 +85,7 @@ impl Scene {
     }
 }
 
-type Pick = fn(Field<'_>, &Terms<'_>, &mut Dice) -> Result<usize, Unpicked>;
+type Pick = fn(Field<'_>, &Terms<'_>, &mut Dice) -> Result<Two, Unpicked>;
 
 fn terms() -> Terms<'static> {
     Terms { avoid: Avoided::NOBODY, key: None, in_flight_max: u32::MAX, now_ms: LATER_MS }
@@ -309,6 +309,15 @@ fn the_choice_that_is_told_is_the_one_that_would_be_made() {
             let told = prospect(field, &terms, &mut Dice::new(seed));
             assert_eq!(told.chosen, Some(chosen), "seed {seed}, key {key:?}");
             assert!(told.drawn.contains(&chosen) && !told.drawn.contains(&4), "{told:?}");
+            let two = pick(field, &terms, &mut Dice::new(seed)).unwrap();
+            let noted: Vec<_> = two.picked(field, &terms).drawn.into_iter().flatten().collect();
+            let drawn = told.drawn.iter().map(|position| Drawn {
+                id: id(*position as u64 + 1),
+                in_flight: u32::try_from(*position).unwrap(),
+                weight: 100,
+                grown_percent: 100,
+            });
+            assert_eq!(noted, drawn.collect::<Vec<_>>(), "and what is noted of it");
             assert_eq!((told.endpoints[4].tier.as_str(), told.endpoints[3].in_flight), ("spared", 3));
         }
     }

@@ -88,7 +88,7 @@ impl Crowd {
             self.had.get_mut(instance).unwrap().wanted += share;
         }
         let wanted = Wanted { avoid: Avoided::NOBODY, key: None, now_ms: self.now_ms };
-        let lease = self.roster.lease(wanted, &mut self.dice).unwrap();
+        let (lease, _) = self.roster.lease(wanted, &mut self.dice).unwrap();
         self.had.get_mut(&lease.upstream.endpoint.id.instance).unwrap().requests += 1.0;
         self.leases.push(lease);
     }

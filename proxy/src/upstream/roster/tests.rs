@@ -191,7 +191,8 @@ impl Request {
     fn poll(&mut self, dice: &mut Dice) -> Poll<Result<Lease, Refusal>> {
         let waker = Waker::from(self.woken.clone());
         let wanted = Wanted { avoid: Avoided::NOBODY, key: None, now_ms: 0 };
-        self.roster.poll_lease(&Context::from_waker(&waker), wanted, &mut self.ticket, dice)
+        let leased = self.roster.poll_lease(&Context::from_waker(&waker), wanted, &mut self.ticket, dice);
+        leased.map_ok(|(lease, _)| lease)
     }
 
     fn is_woken(&self) -> bool {

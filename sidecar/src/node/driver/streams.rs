@@ -1,4 +1,4 @@
-//! Streams between sidecars: exchanges of states, lifelines, orders about keys, questions about load.
+//! Streams between sidecars: exchanges of states, lifelines, orders about keys, questions about load and about requests.
 
 use std::{
     io,
@@ -14,6 +14,7 @@ use crate::{
     node::{
         key_orders, lifeline,
         link::Link,
+        recall::{self, Beside, Recall},
         seats::{Seat, Standing},
         stream::StreamError,
         survey::{Own, Survey},
@@ -134,6 +135,17 @@ impl Driver {
                     let _ = timeout(SYNC_TIMEOUT, answering).await;
                 });
             }
+            Ok((Kind::Recall, payload)) => {
+                let Some(id) = recall::parse_id(payload) else {
+                    return self.gate.borrow_mut().note_drop(link.peer(), PacketError::Malformed);
+                };
+                let (beside, envelope) = (self.beside(), self.envelope);
+                let answering = async move { link.send(beside.answer(id, envelope).await).await };
+                spawn_local(async move {
+                    let _seat = seat;
+                    let _ = timeout(SYNC_TIMEOUT, answering).await;
+                });
+            }
             Ok((kind, _)) => {
                 self.gate.borrow_mut().note_drop(link.peer(), PacketError::Kind(kind as u8));
             }
@@ -154,6 +166,16 @@ impl Driver {
     pub(super) fn survey(&self) -> Survey {
         let others = self.membership.loaded().map(|member| (member.name.clone(), member.addr));
         Survey { own: self.own(), others: others.collect(), gate: self.gate.clone(), envelope: self.envelope }
+    }
+
+    fn beside(&self) -> Beside {
+        Beside { node: self.node.clone(), feed: self.args.feed.clone() }
+    }
+
+    /// What is needed to ask all of them for a request: who passes requests on has load, too.
+    pub(super) fn recall(&self) -> Recall {
+        let Survey { others, gate, envelope, .. } = self.survey();
+        Recall { beside: self.beside(), others, gate, envelope }
     }
 
     pub(super) fn hold_lifelines(&mut self, peers: &[Peer]) {

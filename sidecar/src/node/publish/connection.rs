@@ -105,6 +105,11 @@ impl Board {
                 let _ = self.requests.send(Request::Stats(reply));
                 connection.send(FromSidecar::Stats(stats.await.map_err(|_| FeedError::Closed)?)).await
             }
+            ToSidecar::Recall { id } => {
+                let (reply, account) = oneshot::channel();
+                let _ = self.requests.send(Request::Recall(id, reply));
+                connection.send(FromSidecar::Recalled(account.await.map_err(|_| FeedError::Closed)?)).await
+            }
             ToSidecar::Keys(asked) => {
                 let order = Order::parse(&asked).map_err(FeedError::Refused)?;
                 let (reply, answers) = oneshot::channel();

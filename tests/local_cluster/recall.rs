@@ -1,0 +1,82 @@
+//! What became of a request, by its id: asked of any node, and told by every hop.
+
+use feed::recall::{Account, Cause, is_sampled};
+use rustix::process::Signal;
+
+use crate::support::{http::Connection, network::Network, wait::until};
+
+/// Asks the proxy by this id; the status.
+fn ask(network: &Network, id: &str) -> u16 {
+    let mut connection = Connection::open(network.service("proxyserver")).unwrap();
+    connection.get_with("/hello", &format!("X-Request-ID: {id}\r\n")).unwrap().status
+}
+
+/// What a node tells of a request that two hops have kept, once all have answered.
+fn recall(network: &Network, node: &str, id: &str) -> Account {
+    until(&format!("two hops of {id} at {node}"), || {
+        let told = network.ask(node, &format!("explain request {id} --json")).stdout;
+        let account: Account = serde_json::from_str(&told).ok()?;
+        (account.hops.len() == 2 && account.missing.is_empty()).then_some(account)
+    })
+}
+
+#[test]
+fn a_request_is_told_from_hop_to_hop_by_any_node_whether_it_went_well_or_failed() {
+    let network = Network::claim();
+    let _dnsserver = network.start("dnsserver");
+    let listen = format!("http://{}=frontserver", network.service("proxyserver"));
+    let proxy = [env!("CARGO_BIN_EXE_concertina"), "proxy", "--listen", &listen, "--request-id", "keep"];
+    let _proxyserver = network.wrap("proxyserver", &network.join("proxyserver"), &proxy);
+    let _frontserver = network.start("frontserver1");
+    let mut appserver = network.start("appserver1");
+    network.hear("/hello", 200, "Hello frontserver1, I'm appserver1 !\n");
+
+    let sampled = (0..).map(|i| format!("sampled-{i:08}")).find(|id| is_sampled(id.as_bytes())).unwrap();
+    assert_eq!(ask(&network, &sampled), 200);
+    for node in ["appserver1", "dnsserver", "proxyserver", "frontserver1"] {
+        let account = recall(&network, node, &sampled);
+        let [proxy, front] = &account.hops[..] else { unreachable!() };
+        assert_eq!((proxy.node.as_ref().unwrap().as_str(), proxy.program.as_str()), ("proxyserver", "proxy"));
+        assert_eq!(
+            (front.node.as_ref().unwrap().as_str(), front.program.as_str()),
+            ("frontserver1", "front")
+        );
+        assert_eq!((proxy.cause, front.cause, front.status), (Cause::Sampled, Cause::Sampled, Some(200)));
+        assert_eq!(proxy.attempts[0].node.as_str(), "frontserver1");
+        assert_eq!(front.attempts[0].node.as_str(), "appserver1");
+        assert!(
+            proxy.attempts[0].generation > Some(0) && front.attempts[0].generation > Some(0),
+            "{account:?}"
+        );
+    }
+
+    appserver.signal(Signal::TERM);
+    assert_eq!(appserver.ended().code(), Some(0), "{}", appserver.said());
+    network.hear("/hello", 503, "no appserver is ready\n");
+    assert_eq!(ask(&network, "failed-1"), 503);
+    let account = recall(&network, "frontserver1", "failed-1");
+    let ends: Vec<_> = account.hops.iter().map(|hop| (hop.cause, hop.status, hop.end.as_str())).collect();
+    let failed = |end| (Cause::Failed, Some(503), end);
+    assert_eq!(ends, [failed("done"), failed("no appserver is ready")]);
+
+    let says = |question: &str, words: &[&str]| {
+        until(&format!("{words:?} of {question}"), || {
+            let told = network.ask("dnsserver", question);
+            let all = format!("{}\n{}", told.stdout, told.stderr);
+            words.iter().all(|word| all.contains(word)).then_some(())
+        });
+    };
+    let hops = [
+        "proxyserver (proxy), ",
+        "\n  attempt   frontserver1 ",
+        "\nfrontserver1 (front), ",
+        "\n  attempt   appserver1 ",
+    ];
+    says(&format!("explain request {sampled}"), &hops);
+    let kept = [
+        "nothing is kept of a request of this id",
+        "proxyserver (proxy) keeps the last ",
+        "frontserver1 (front) keeps the last 256 that failed",
+    ];
+    says("explain request nobody-asked", &kept);
+}
