@@ -10,7 +10,7 @@
 //!
 //! Other proxies can be played through, which shows whether a fault is theirs or ours: `BODIES_PROXY` is an address where one
 //! listens whose only upstream is 127.0.0.1 at `BODIES_ORIGIN_PORT`. With `BODIES_TCP_PROXY` and `BODIES_TCP_ORIGIN_PORT`, the
-//! same for tunnels.
+//! same for tunnels; with `BODIES_H2C_PROXY` and `BODIES_H2C_ORIGIN_PORT`, for streams of HTTP/2.
 
 #[path = "bodies/buffers.rs"]
 mod buffers;
@@ -34,6 +34,8 @@ mod scene;
 mod sealed;
 #[path = "bodies/stage.rs"]
 mod stage;
+#[path = "bodies/streams.rs"]
+mod streams;
 #[path = "bodies/tunnel.rs"]
 mod tunnel;
 
@@ -47,6 +49,7 @@ use ledger::Ledger;
 use origin::Origin;
 use scene::Scene;
 use stage::{Speaks, Stage, play_side_by_side};
+use streams::Streams;
 use tokio::sync::watch;
 use tunnel::Tunnel;
 
@@ -114,6 +117,11 @@ fn every_byte_of_every_body_arrives_sealed_too() {
     play_bodies(stage::HTTPS, 600, "sealed_too");
 }
 
+#[test]
+fn every_byte_of_every_body_arrives_in_streams_of_any_window_until_one_is_reset() {
+    play_bodies(stage::H2C, 200, "in_streams");
+}
+
 fn play_bodies(speaks: Speaks, count: usize, test: &'static str) {
     Plan::new(count).run(|seed, plan| {
         let scenes = Arc::new(match plan.scene {
@@ -138,8 +146,12 @@ fn play_bodies(speaks: Speaks, count: usize, test: &'static str) {
             play_side_by_side(scenes.len(), &ledger, move |number| {
                 let (scenes, ledger) = (players.clone(), told.clone());
                 async move {
-                    let client = Client { scene: &scenes[number], ledger: &ledger, is_ours };
-                    if let Err(fault) = client.play(proxy).await {
+                    let played = if speaks == stage::H2C {
+                        Streams { seed, scenes, number, ledger: ledger.clone() }.play(proxy).await
+                    } else {
+                        Client { scene: &scenes[number], ledger: &ledger, is_ours }.play(proxy).await
+                    };
+                    if let Err(fault) = played {
                         ledger.note(number, fault);
                     }
                 }

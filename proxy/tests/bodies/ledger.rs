@@ -14,6 +14,8 @@ struct Book {
     faults: BTreeMap<usize, Vec<String>>,
     /// What is wrong with no scene in particular.
     others: Vec<String>,
+    /// Exchanges whose client has reset them, as it was to.
+    given_up: BTreeSet<(usize, usize)>,
     /// Requests that the origin has seen.
     seen: BTreeSet<(usize, usize)>,
     tally: Tally,
@@ -45,8 +47,14 @@ impl Ledger {
     }
 
     /// Its client has given up: that its requests end early is no news.
-    pub(crate) fn is_failed(&self, scene: usize) -> bool {
-        self.book().faults.contains_key(&scene)
+    pub(crate) fn has_given_up(&self, scene: usize, position: usize) -> bool {
+        let book = self.book();
+        book.faults.contains_key(&scene) || book.given_up.contains(&(scene, position))
+    }
+
+    /// Its client is about to.
+    pub(crate) fn give_up(&self, scene: usize, position: usize) {
+        self.book().given_up.insert((scene, position));
     }
 
     pub(crate) fn failed_count(&self) -> usize {

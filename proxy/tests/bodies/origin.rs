@@ -236,12 +236,16 @@ impl Connection<'_> {
         })
     }
 
+    fn has_given_up(&self, place: Place) -> bool {
+        self.origin.ledger.has_given_up(place.scene, place.position)
+    }
+
     /// A request that is not answered before it is whole must come whole.
     fn judge(&self, place: Place, body: &Body, read: Result<(), Stop>) -> Result<(), Fault> {
         match read {
             Ok(()) => self.judge_whole(place, body),
             Err(Stop::Wrong(what)) => Err(Fault::At(place, what)),
-            Err(_) if self.origin.ledger.is_failed(place.scene) => Err(Fault::None),
+            Err(_) if self.has_given_up(place) => Err(Fault::None),
             Err(stop) => {
                 let expected = self.origin.scenes[place.scene].exchanges[place.position].request.bytes;
                 Err(Fault::At(place, format!("{} of {expected} bytes of the body, then {stop}", body.bytes)))
@@ -263,7 +267,7 @@ impl Connection<'_> {
         match read {
             Ok(()) => Ok(()),
             Err(Stop::Closed | Stop::Broken(_)) => Err(Fault::None),
-            Err(Stop::Silent) if self.origin.ledger.is_failed(place.scene) => Err(Fault::None),
+            Err(Stop::Silent) if self.has_given_up(place) => Err(Fault::None),
             Err(stop) => Err(Fault::At(place, format!("the rest of the body: {stop}"))),
         }
     }
@@ -271,7 +275,7 @@ impl Connection<'_> {
     fn judge_sent(&self, place: Place, sent: io::Result<()>) -> Result<(), Fault> {
         match sent {
             Ok(()) => Ok(()),
-            Err(_) if self.origin.ledger.is_failed(place.scene) => Err(Fault::None),
+            Err(_) if self.has_given_up(place) => Err(Fault::None),
             Err(error) => Err(Fault::At(place, format!("the answer cannot be sent: {error}"))),
         }
     }

@@ -25,7 +25,7 @@ struct Flags {
 }
 
 /// What the proxy speaks, and where another one is found that does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Speaks {
     scheme: &'static str,
     proxy_variable: &'static str,
@@ -40,6 +40,9 @@ pub(crate) const HTTPS: Speaks = Speaks {
     proxy_variable: "BODIES_HTTPS_PROXY",
     port_variable: "BODIES_HTTPS_ORIGIN_PORT",
 };
+
+pub(crate) const H2C: Speaks =
+    Speaks { scheme: "h2c", proxy_variable: "BODIES_H2C_PROXY", port_variable: "BODIES_H2C_ORIGIN_PORT" };
 
 pub(crate) const TCP: Speaks =
     Speaks { scheme: "tcp", proxy_variable: "BODIES_TCP_PROXY", port_variable: "BODIES_TCP_ORIGIN_PORT" };
