@@ -99,7 +99,7 @@ impl Streams {
                 // What is not taken is told by the answer.
                 let _ = self.send_body(position, &mut stream).await;
             }
-            std::future::pending::<()>().await
+            std::future::pending::<()>().await;
         };
         let answered = tokio::select! {
             answered = self.read_answer(position, response, resets) => answered,
