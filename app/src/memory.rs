@@ -18,6 +18,9 @@ use hyper::{Request, StatusCode};
 /// Requests that are kept of each cause: less than a megabyte of both.
 const COUNT_MAX: usize = 256;
 
+/// Apps that are kept of a request: more are asked only where all of them refuse.
+const ATTEMPTS_COUNT_MAX: usize = 4;
+
 /// Characters of a host that are kept.
 const HOST_CHARS_MAX: usize = 64;
 
@@ -68,8 +71,12 @@ impl Noted {
         Some(Self { id, hop })
     }
 
-    /// An app is about to be asked.
+    /// An app is about to be asked. Of many the first ones are kept, and the last.
     pub(crate) fn begin_attempt(&mut self, attempt: Attempt) {
+        if self.hop.attempts.len() == ATTEMPTS_COUNT_MAX {
+            self.hop.attempts.pop();
+            self.hop.attempts_untold += 1;
+        }
         self.hop.attempts.push(attempt);
     }
 
@@ -160,6 +167,27 @@ mod tests {
         fail(COUNT_MAX as u64 + 1);
         assert_eq!((kept().count, kept().since_us), (COUNT_MAX as u64, Some(2)));
         assert_eq!(memory.recall(&id).hops.len(), HOPS_COUNT_MAX, "and no more are told at a time");
+    }
+
+    #[test]
+    fn of_many_attempts_the_first_are_kept_and_the_last_and_the_others_counted() {
+        let attempt = |instance| Attempt {
+            node: "app1".parse().unwrap(),
+            addr: "127.0.0.1:1".to_owned(),
+            instance,
+            by: "load".to_owned(),
+            generation: None,
+            drawn: Vec::new(),
+            is_reused: false,
+            failure: None,
+            failed_us: None,
+        };
+        let mut request = noted(&["a"], 1).unwrap();
+        let kept = |request: &Noted| request.hop.attempts.iter().map(|of| of.instance).collect::<Vec<_>>();
+        (1..=4).for_each(|number| request.begin_attempt(attempt(number)));
+        assert_eq!((kept(&request), request.hop.attempts_untold), (vec![1, 2, 3, 4], 0));
+        (5..=9).for_each(|number| request.begin_attempt(attempt(number)));
+        assert_eq!((kept(&request), request.hop.attempts_untold), (vec![1, 2, 3, 9], 5));
     }
 
     #[test]

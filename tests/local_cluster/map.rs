@@ -158,7 +158,7 @@ fn browse(place: &Place, url: &str) -> (String, String) {
 }
 
 /// How often a drain is timed. The quickest one counts: what else a machine does can only make one slower.
-const DRAINS_COUNT: usize = 5;
+const DRAINS_COUNT: usize = 8;
 
 /// Longest from a drain's order to its being shown: the page asks every 200 ms.
 const SHOWN_TIME_MAX: Duration = Duration::from_millis(300);

@@ -151,7 +151,7 @@ pub(crate) fn suspect(instance: u64, addr: SocketAddr) -> Endpoint {
 pub(crate) async fn read_head(socket: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(socket.read_u8().await.unwrap());
+        head.push(soon("a head", socket.read_u8()).await.unwrap());
     }
     String::from_utf8(head).unwrap()
 }

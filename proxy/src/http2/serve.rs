@@ -17,7 +17,7 @@ use h2::{
 };
 use http::Request;
 use tokio::{
-    task::coop::unconstrained,
+    task::coop::{consume_budget, unconstrained},
     time::{sleep, timeout},
 };
 
@@ -90,6 +90,8 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
                         }
                         Err(reject) => worker.stats.note_refusal(Refusal::Request(reject)),
                     }
+                    // A client whose requests are answered at once, as those that are refused are, may always have another.
+                    consume_budget().await;
                 }
                 Ok(None) => {}
                 Err(End::Orderly) => break,

@@ -120,9 +120,11 @@ fn post(endpoint: &OtlpEndpoint, document: &[u8]) -> Result<u64, PostError> {
 
 fn connect(authority: &str, until: Instant) -> Result<TcpStream, PostError> {
     let mut last = io::ErrorKind::NotFound.into();
-    for addr in authority.to_socket_addrs().map_err(PostError::Connect)? {
-        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&addr, left) {
+    let addrs: Vec<_> = authority.to_socket_addrs().map_err(PostError::Connect)?.collect();
+    for (addr, others) in addrs.iter().zip((0..addrs.len()).rev()) {
+        // One that does not answer leaves time for the others, and for what is to be said.
+        let left = until.saturating_duration_since(Instant::now()).div_f64(others as f64 + 2.0);
+        match TcpStream::connect_timeout(addr, left.max(Duration::from_millis(1))) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
@@ -182,6 +184,10 @@ fn read_answer(from: &mut impl Read) -> Result<Answer, PostError> {
         if let Some(answer) = parse_answer(&seen)? {
             return Ok(answer);
         }
+        // With what came before it.
+        if seen.len() > SPANS_ANSWER_BYTES_MAX {
+            return Err(PostError::NotHttp);
+        }
         match from.read(&mut part).map_err(timed_out)? {
             0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             count => seen.extend_from_slice(&part[..count]),
@@ -190,22 +196,29 @@ fn read_answer(from: &mut impl Read) -> Result<Answer, PostError> {
 }
 
 /// The answer, if it is whole. Interim ones count as none.
-fn parse_answer(seen: &[u8]) -> Result<Option<Answer>, PostError> {
-    let mut fields = [httparse::EMPTY_HEADER; ANSWER_FIELDS_COUNT_MAX];
-    let mut head = httparse::Response::new(&mut fields);
-    let bytes = match head.parse(seen) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) if seen.len() < SPANS_ANSWER_BYTES_MAX => return Ok(None),
-        _ => return Err(PostError::NotHttp),
-    };
-    let status = head.code.ok_or(PostError::NotHttp)?;
-    if (100..200).contains(&status) {
-        return parse_answer(&seen[bytes..]);
+fn parse_answer(mut seen: &[u8]) -> Result<Option<Answer>, PostError> {
+    loop {
+        let mut fields = [httparse::EMPTY_HEADER; ANSWER_FIELDS_COUNT_MAX];
+        let mut head = httparse::Response::new(&mut fields);
+        let bytes = match head.parse(seen) {
+            Ok(httparse::Status::Complete(bytes)) => bytes,
+            Ok(httparse::Status::Partial) if seen.len() < SPANS_ANSWER_BYTES_MAX => return Ok(None),
+            _ => return Err(PostError::NotHttp),
+        };
+        let status = head.code.ok_or(PostError::NotHttp)?;
+        if !(100..200).contains(&status) {
+            return Ok(parse_body(status, head.headers, seen, bytes));
+        }
+        seen = &seen[bytes..];
     }
-    let length = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+}
+
+/// The answer with this status and these fields, whose body begins there; none: it is not whole.
+fn parse_body(status: u16, fields: &[httparse::Header<'_>], seen: &[u8], bytes: usize) -> Option<Answer> {
+    let length = fields.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
     let length = length.and_then(|field| str::from_utf8(field.value).ok()?.trim().parse::<usize>().ok());
     let length = length.unwrap_or(0).min(SPANS_ANSWER_BYTES_MAX - bytes.min(SPANS_ANSWER_BYTES_MAX));
-    Ok(seen.get(bytes..bytes + length).map(|body| Answer { status, body: body.to_vec() }))
+    seen.get(bytes..bytes + length).map(|body| Answer { status, body: body.to_vec() })
 }
 
 /// How many spans a collector has not taken, of those that it was sent (OTLP, "Partial Success").
@@ -264,6 +277,17 @@ mod tests {
         let long = format!("{start}{}", "x".repeat(SPANS_ANSWER_BYTES_MAX));
         let body = parse_answer(long.as_bytes()).unwrap().unwrap().body;
         assert_eq!(body.len(), SPANS_ANSWER_BYTES_MAX - start.len());
+    }
+
+    #[test]
+    fn interim_answers_may_come_one_after_the_other_and_not_for_ever() {
+        let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+        let text = |count: usize| interim.repeat(count) + "HTTP/1.1 202 A\r\n\r\n";
+        let most = (SPANS_ANSWER_BYTES_MAX - 1024) / interim.len();
+        assert_eq!(read_answer(&mut text(most).as_bytes()).unwrap(), answer(202, "").unwrap());
+        assert!(matches!(read_answer(&mut text(2 * most).as_bytes()), Err(PostError::NotHttp)));
+        // Of any number.
+        assert_eq!(parse_answer(text(100_000).as_bytes()).unwrap(), answer(202, ""));
     }
 
     #[test]

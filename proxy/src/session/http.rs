@@ -75,9 +75,10 @@ impl Http {
     /// Gives the exchange back.
     fn end_exchange(&mut self) {
         let Some(mut exchange) = self.exchange.take() else { return };
-        // Only the end of the worker ends an exchange that has not ended by itself.
-        exchange.end_notes(End::Stopped, &self.session);
-        exchange.end_record(End::Stopped, &self.session);
+        // Only the end of the worker ends an exchange that has not ended by itself, or that of the connection whose stream it is.
+        let end = if self.session.worker.is_draining() { End::Stopped } else { End::ClientGone };
+        exchange.end_notes(end, &self.session);
+        exchange.end_record(end, &self.session);
         if !self.is_whole && exchange.is_telling() {
             // A reset tells the client what a clean end would hide: that its response is not whole.
             self.session.client.abort();

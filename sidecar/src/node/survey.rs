@@ -209,7 +209,7 @@ mod tests {
                 gate: gate("127.0.0.1:1".parse().unwrap()),
                 envelope,
             };
-            let (loads, ()) = tokio::join!(survey.take(), answering);
+            let (loads, ()) = tokio::join!(survey.take_within(Duration::from_secs(60)), answering);
             assert_eq!(loads.nodes.len() + missing.len(), 2, "{loads:?}");
             assert_eq!(loads.missing, missing);
         }

@@ -353,6 +353,26 @@ fn a_proxy_that_stops_answers_the_streams_that_it_has_taken() {
 }
 
 #[test]
+fn a_client_that_hangs_up_takes_no_place_of_what_has_failed() {
+    let (began, has_begun) = mpsc::channel();
+    let upstream = origin(move |stream, head| {
+        began.send(head.to_owned()).unwrap();
+        stream.read(&mut [0]).is_ok_and(|count| count > 0)
+    });
+    let proxy = start_h2c(upstream, "--request-id=make");
+    let id = with_client(&proxy, async |mut client| {
+        let _asked = client.send_request(request("GET", "/"), true).unwrap();
+        let head =
+            tokio::task::spawn_blocking(move || has_begun.recv_timeout(PATIENCE).unwrap()).await.unwrap();
+        let id = head.to_lowercase();
+        id.split("x-request-id: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned()
+    });
+    let told = recall::hop(&proxy, &id);
+    assert_eq!((told.cause, told.end.as_str()), (feed::recall::Cause::Refused, "client-gone"));
+    proxy.stop();
+}
+
+#[test]
 fn a_stream_that_fails_is_told_by_its_id_like_any_request() {
     let proxy = start_h2c(origin(|_, _| false), "--request-id=make");
     let id = with_client(&proxy, async |mut client| {

@@ -154,7 +154,7 @@ fn interim_answers_for_a_client_that_does_not_read_wait_at_their_upstream_and_al
     let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
     let mut client = silent(&proxy, &[SETTINGS, &get].concat());
     let (sent, all) = is_stuck.recv_timeout(PATIENCE).expect("the origin has to wait");
-    // What kernels hold is some ten megabytes, at the sizes that are usual.
+    // What kernels hold is some ten megabytes, at the sizes that are usual; the client's does not grow unless it reads.
     assert!(sent < all / 4 * 3, "{sent} of {all} bytes were taken");
     read_heads(&mut client, INTERIMS_COUNT + 1);
     writing.join().unwrap();
