@@ -391,6 +391,36 @@ mod tests {
     }
 
     #[test]
+    fn grants_are_free_for_so_much_that_was_sent_and_no_more() {
+        let at = Instant::now();
+        // So many frames are sent before anything is granted; how many grants cost nothing.
+        let free = |frames: usize| {
+            let mut meter = begun(at);
+            meter.take(&grant(0, 1 << 30), || at).unwrap();
+            meter.take(&grant(1, 1 << 30), || at).unwrap();
+            (0..frames).for_each(|_| meter.give(&frame(kind::DATA, 0, 16_384), |_| ()));
+            let before = meter.credit;
+            (0..).take_while(|_| meter.take(&grant(0, 1), || at).is_ok() && meter.credit == before).count()
+        };
+        let most = H2_UNGRANTED_BYTES_MAX / 16_384;
+        let grants = |frames: usize| MESSAGE_GRANTS * frames * 16_384 / MESSAGE_BYTES_MIN;
+        assert_eq!(free(most - 1), grants(most - 1));
+        assert_eq!([free(most), free(most + 1)], [grants(most); 2]);
+    }
+
+    #[test]
+    fn as_many_settings_as_are_looked_at_say_what_room_there_is_and_of_one_more_nothing_is_known() {
+        let at = Instant::now();
+        for (count, is_known) in [(12, true), (13, false)] {
+            let mut settings = frame(kind::SETTINGS, 0, 6 * count);
+            settings[9..15].copy_from_slice(&[0, 4, 0, 1, 0, 0]);
+            let mut meter = Meter::new(at);
+            meter.take(&[PREFACE, &settings, &frame(kind::HEADERS, END_HEADERS, 3)].concat(), || at).unwrap();
+            assert_eq!(meter.rooms.change(1, 0), Some(if is_known { 1 << 16 } else { 0 }), "{count}");
+        }
+    }
+
+    #[test]
     fn time_pays_for_whoever_pings_for_days() {
         let mut at = Instant::now();
         let (mut meter, ping) = (begun(at), frame(kind::PING, 0, 8));
