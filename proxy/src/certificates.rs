@@ -5,6 +5,7 @@
 
 mod files;
 mod pinned;
+mod provider;
 mod roots;
 mod store;
 mod terms;
@@ -18,7 +19,7 @@ use std::{
 
 use rustls::{
     Error as TlsError, ServerConfig,
-    crypto::{CryptoProvider, ring},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName, pem::PemObject},
     server::NoServerSessionStorage,
     version::{TLS12, TLS13},
@@ -113,7 +114,7 @@ impl Shared {
     /// # Errors
     /// The system has no random numbers.
     pub(crate) fn new() -> Result<Self, TlsError> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider::provider());
         let tickets = Arc::new(Tickets::new(&provider)?);
         Ok(Self { provider, tickets })
     }

@@ -277,9 +277,14 @@ impl Transport for Link {
         }
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+        bytes_max: usize,
+    ) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(socket) => socket.poll_read(context, into),
+            Self::Plain(socket) => socket.poll_read(context, into, bytes_max),
             Self::Tls(shaking) => shaking.tls.poll_read(context, into),
             Self::Stream(stream) => stream.memory.poll_read(context, into),
         }

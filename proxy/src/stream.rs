@@ -27,8 +27,13 @@ pub(crate) trait Transport {
     /// Reads once; 0 is an orderly end.
     fn poll_recv(&mut self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
 
-    /// The same for a buffer that need not be cleared.
-    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
+    /// The same for a buffer that need not be cleared, and so many bytes at most where some of it has to be.
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+        bytes_max: usize,
+    ) -> Poll<io::Result<()>>;
 
     /// Takes as much as there is room for.
     fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
@@ -62,10 +67,16 @@ impl Transport for Socket {
         self.poll_recv(context, into)
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+        bytes_max: usize,
+    ) -> Poll<io::Result<()>> {
         // Clearing is dear where there is nothing to read, as whoever reads until there is nothing finds each time.
         ready!(self.poll_recv_ready(context))?;
-        let count = ready!(self.poll_recv(context, into.initialize_unfilled()))?;
+        let room = into.initialize_unfilled_to(into.remaining().min(bytes_max));
+        let count = ready!(self.poll_recv(context, room))?;
         into.advance(count);
         Poll::Ready(Ok(()))
     }
@@ -146,9 +157,14 @@ impl Transport for Stream {
         }
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+        bytes_max: usize,
+    ) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(socket) => socket.poll_read(context, into),
+            Self::Plain(socket) => socket.poll_read(context, into, bytes_max),
             Self::Tls(tls) => tls.poll_read(context, into),
             Self::Memory(inner) => inner.memory.poll_read(context, into),
         }

@@ -1,6 +1,10 @@
 use std::{fs, path::PathBuf};
 
 use rcgen::{CertificateParams, KeyPair};
+use rustls::{
+    ClientConfig, ClientConnection, NamedGroup, RootCertStore, ServerConnection,
+    crypto::{SupportedKxGroup, ring},
+};
 
 use super::*;
 use crate::config::CertificateFiles;
@@ -203,4 +207,50 @@ fn a_plan_changes_all_certificates_or_none() {
     assert_eq!(chosen(&store.get(), None), ["a.test"]);
     store.change(&to(vec![other, good])).unwrap();
     assert_eq!(chosen(&store.get(), None), ["other.test"]);
+}
+
+/// What a client that offers these agrees on with whoever has this certificate.
+fn agreed_group(certificate: &Certificate, groups: Vec<&'static dyn SupportedKxGroup>) -> NamedGroup {
+    let provider = Arc::new(CryptoProvider { kx_groups: groups, ..ring::default_provider() });
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.leaf.clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut client = ClientConnection::new(Arc::new(config), "a.test".try_into().unwrap()).unwrap();
+    let mut server = ServerConnection::new(certificate.config().clone()).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut said = Vec::new();
+        client.write_tls(&mut said).unwrap();
+        server.read_tls(&mut said.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        said.clear();
+        while server.wants_write() {
+            server.write_tls(&mut said).unwrap();
+        }
+        client.read_tls(&mut said.as_slice()).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    server.negotiated_key_exchange_group().unwrap().name()
+}
+
+#[test]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn who_offers_an_exchange_that_outlives_quantum_computers_gets_it_and_others_the_next() {
+    let folder = Folder::new();
+    let certificate = Certificate::read(&folder.write("a", &["a.test"]), &Shared::new().unwrap()).unwrap();
+    let strong = rustls_graviola::kx::X25519MLKEM768;
+    let best = if provider::is_fit_for_graviola() { NamedGroup::X25519MLKEM768 } else { NamedGroup::X25519 };
+    let [x25519, p256] = [ring::kx_group::X25519, ring::kx_group::SECP256R1];
+    for (groups, agreed) in [
+        (vec![strong, x25519], best),
+        // What there is a share of spares a round.
+        (vec![x25519, strong], NamedGroup::X25519),
+        (vec![x25519, p256], NamedGroup::X25519),
+        (vec![p256], NamedGroup::secp256r1),
+    ] {
+        assert_eq!(agreed_group(&certificate, groups.clone()), agreed, "{groups:?}");
+    }
 }

@@ -322,7 +322,7 @@ async fn make(origin: &Origin) -> Result<(Rc<Connection>, Driver<Listened, Bytes
         AttemptFailure::Handshake
     };
     let silence = Rc::new(RefCell::new(Silence::new(Instant::now())));
-    let handshake = builder().handshake(Listened::new(Io(link), silence.clone()));
+    let handshake = builder().handshake(Listened::new(Io::new(link), silence.clone()));
     let (sender, mut driver) = handshake.await.map_err(refused)?;
     let streams_max = poll_fn(|context| {
         if let Poll::Ready(ended) = Pin::new(&mut driver).poll(context) {

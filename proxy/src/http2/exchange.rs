@@ -122,55 +122,52 @@ impl Asked {
     ///
     /// # Errors
     /// Why it ended before; the stream has been reset.
-    pub(super) async fn relay(
+    pub(super) fn relay(
         self,
         exchange: Memory,
         patience: Duration,
         interims: Rc<Interims>,
-    ) -> Result<(), StreamError> {
+    ) -> impl Future<Output = Result<(), StreamError>> {
         let Self { coding, to_head, mut body, mut respond } = self;
-        let exchange = std::cell::RefCell::new(exchange);
-        let is_tunnel = coding == Coding::Tunnel;
-        let switched = Notify::new();
+        let exchange = Shared::new(exchange);
         let interims = OfStream::new(interims, respond.stream_id().as_u32());
-        let answer = Answer { respond: &mut respond, stream: None, patience, interims };
-        // Written where they are polled: a future that is moved leaves its room behind, in every stream.
-        let answered = tokio::select! {
-            biased;
-            answered = send_response(answer, Decoder::new(to_head, is_tunnel), (&exchange, &switched)) => answered,
-            error = async {
-                let asked = send_request(&mut body, coding, (&exchange, &switched)).await;
-                match asked {
-                    Ok(()) if is_tunnel => exchange.borrow().finish(),
-                    Ok(()) => {}
-                    // The client is gone, or its body broke the rules.
-                    Err(error) => {
-                        exchange.borrow().abort();
-                        return error;
+        let is_tunnel = coding == Coding::Tunnel;
+        async move {
+            let switched = Notify::new();
+            let answer = Answer { respond: &mut respond, stream: None, patience, interims };
+            // Most requests have nothing behind their head: they need no room for what waits for it.
+            let asking = (coding != Coding::Empty)
+                .then(|| Box::pin(send_request(&mut body, coding, (&exchange, &switched))));
+            // Written where they are polled: a future that is moved leaves its room behind, in every stream.
+            let answered = tokio::select! {
+                biased;
+                answered = send_response(answer, Decoder::new(to_head, is_tunnel), (&exchange, &switched)) => answered,
+                error = async {
+                    match asking {
+                        None => std::future::pending().await,
+                        Some(asking) => asking.await,
                     }
+                } => Err(error),
+            };
+            match answered {
+                // What is left of its request is not needed: `h2` tells the client so, behind the answer (RFC 9113 8.1).
+                Ok(()) => Ok(()),
+                // Nothing of its answer has been passed on.
+                Err(error @ StreamError::NotSwitched) => {
+                    exchange.borrow().abort();
+                    tell(&mut respond, StatusCode::BAD_GATEWAY, &error);
+                    Err(error)
                 }
-                // The exchange sees its client go away only where the client does.
-                std::future::pending().await
-            } => Err(error),
-        };
-        match answered {
-            // What is left of its request is not needed: `h2` tells the client so, behind the answer (RFC 9113 8.1).
-            Ok(()) => Ok(()),
-            // Nothing of its answer has been passed on.
-            Err(error @ StreamError::NotSwitched) => {
-                exchange.borrow().abort();
-                tell(&mut respond, StatusCode::BAD_GATEWAY, &error);
-                Err(error)
-            }
-            Err(error) => {
-                exchange.borrow().abort();
-                respond.send_reset(match error {
-                    StreamError::Client | StreamError::Stalled => Reason::CANCEL,
-                    // RFC 9113 8.1.1.
-                    StreamError::Malformed => Reason::PROTOCOL_ERROR,
-                    StreamError::Truncated | StreamError::NotSwitched => Reason::INTERNAL_ERROR,
-                });
-                Err(error)
+                Err(error) => {
+                    exchange.borrow().abort();
+                    respond.send_reset(match error {
+                        StreamError::Client | StreamError::Stalled => Reason::CANCEL,
+                        // RFC 9113 8.1.1.
+                        StreamError::Malformed => Reason::PROTOCOL_ERROR,
+                        StreamError::Truncated | StreamError::NotSwitched => Reason::INTERNAL_ERROR,
+                    });
+                    Err(error)
+                }
             }
         }
     }
@@ -179,15 +176,30 @@ impl Asked {
 /// An exchange's connection, for both of its ways.
 pub(super) type Shared = std::cell::RefCell<Memory>;
 
-/// Writes what comes behind a request's head; done when all of it is with the exchange.
+/// Writes what comes behind a request's head. It ends where the client is gone, or its body broke the rules, and else not: the exchange sees
+/// its client go away only where the client does.
 async fn send_request(
     body: &mut RecvStream,
     coding: Coding,
     (exchange, switched): (&Shared, &Notify),
-) -> Result<(), StreamError> {
-    if coding == Coding::Empty {
-        return Ok(());
+) -> StreamError {
+    match send_behind_head(body, coding, (exchange, switched)).await {
+        Ok(()) if coding == Coding::Tunnel => exchange.borrow().finish(),
+        Ok(()) => {}
+        Err(error) => {
+            exchange.borrow().abort();
+            return error;
+        }
     }
+    std::future::pending().await
+}
+
+/// Done when all of it is with the exchange.
+async fn send_behind_head(
+    body: &mut RecvStream,
+    coding: Coding,
+    (exchange, switched): (&Shared, &Notify),
+) -> Result<(), StreamError> {
     if coding == Coding::Tunnel {
         // What comes before the other side has switched would be read as another request.
         switched.notified().await;

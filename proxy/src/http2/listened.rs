@@ -117,7 +117,7 @@ mod tests {
     async fn whoever_makes_room_for_what_waits_before_a_ping_is_there() {
         let (near, mut far) = memory::pair();
         let silence = Rc::new(RefCell::new(Silence::new(Instant::now())));
-        let mut listened = Listened::new(Io(Link::stream(near, Rc::default())), silence.clone());
+        let mut listened = Listened::new(Io::new(Link::stream(near, Rc::default())), silence.clone());
         let mut context = Context::from_waker(Waker::noop());
         let mut write = || Pin::new(&mut listened).poll_write(&mut context, &[0; 4096]);
         while write().is_ready() {}

@@ -174,7 +174,7 @@ mod tests {
     fn metered() -> (Metered, Memory) {
         let (client, memory) = memory::pair();
         let stream = Stream::Memory(Box::new(Inner { memory, certificate: None }));
-        (Metered::new(Io(stream), Rc::default(), Duration::from_secs(1)), client)
+        (Metered::new(Io::new(stream), Rc::default(), Duration::from_secs(1)), client)
     }
 
     fn shut(metered: &mut Metered) -> Poll<io::Result<()>> {

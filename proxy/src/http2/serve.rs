@@ -61,9 +61,10 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
     let Client { stream, peer, target } = client;
     let certificate = stream.certificate().cloned();
     let found = Rc::<Found>::default();
-    let metered = Metered::new(Io(stream), Rc::clone(&found), header);
+    let metered = Metered::new(Io::new(stream), Rc::clone(&found), header);
     let handshake = builder().handshake::<_, Bytes>(metered);
-    let Ok(Ok(mut connection)) = timeout(header, handshake).await else {
+    // In a place of its own, which is given back: every idle connection would keep the room.
+    let Ok(Ok(mut connection)) = Box::pin(timeout(header, handshake)).await else {
         return worker.stats.clients_unheard.add(1);
     };
     let mut streams = Streams::new();
@@ -83,10 +84,8 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
                             let inner = Inner { memory: far, certificate: certificate.clone() };
                             let client = (Stream::Memory(Box::new(inner)), peer);
                             let session = Session::new(client, Counted::new(worker.clone()), target.clone());
-                            let known = (peer, worker.clone());
-                            let exchange = Some(Http::new(session));
-                            let served = serve_stream(exchange, asked, near, found.interims.clone(), known);
-                            streams.push(Box::pin(served));
+                            let exchange = Http::new(session);
+                            streams.push(Served::new(exchange, asked, near, found.interims.clone(), (peer, worker.clone())));
                         }
                         Err(reject) => worker.stats.note_refusal(Refusal::Request(reject)),
                     }
@@ -125,7 +124,7 @@ pub(crate) async fn serve(counted: Counted, client: Client) {
 }
 
 /// Its streams. They are no tasks of their own: what many of them say in a turn leaves in one write, and none has to be told of another's end.
-type Streams = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
+type Streams = FuturesUnordered<Served>;
 
 /// What a turn has brought: a request, and where its answer goes; none where the last of the streams has ended.
 type Turn = Option<(Request<RecvStream>, SendResponse<Bytes>)>;
@@ -175,57 +174,74 @@ fn builder() -> h2::server::Builder {
     builder
 }
 
-/// Runs an exchange and its relay to their ends. The relay goes behind the exchange, and the exchange once more behind its end: so a turn is
-/// enough for an answer that has come, and nobody wakes anybody. `exchange` is there until it is over.
-async fn serve_stream(
-    mut exchange: Option<Http>,
-    asked: Asked,
-    near: Memory,
-    interims: Rc<Interims>,
-    (peer, worker): (Option<SocketAddr>, Rc<Worker>),
-) {
-    let has_body = asked.has_body();
-    let mut relay = pin!(asked.relay(near, worker.settings().timeouts.body, interims));
-    let mut relayed = None;
-    let relayed = poll_fn(|context| {
-        if has_body {
+/// An exchange and its relay on the way to their ends. The relay goes behind the exchange, and the exchange once more behind its end: so a turn
+/// is enough for an answer that has come, and nobody wakes anybody.
+///
+/// Written out instead of an `async fn`, which would keep room for each value beside where it came from.
+struct Served {
+    /// Until it is over.
+    exchange: Option<Http>,
+    relay: Pin<Box<dyn Future<Output = Result<(), StreamError>>>>,
+    /// How the relay has ended.
+    relayed: Option<Result<(), StreamError>>,
+    has_body: bool,
+    peer: Option<SocketAddr>,
+    worker: Rc<Worker>,
+}
+
+impl Served {
+    fn new(
+        exchange: Http,
+        asked: Asked,
+        near: Memory,
+        interims: Rc<Interims>,
+        (peer, worker): (Option<SocketAddr>, Rc<Worker>),
+    ) -> Self {
+        let has_body = asked.has_body();
+        let relay = Box::pin(asked.relay(near, worker.settings().timeouts.body, interims));
+        Self { exchange: Some(exchange), relay, relayed: None, has_body, peer, worker }
+    }
+
+    /// One that is over goes at once: its end is what the relay waits for.
+    fn poll_exchange(&mut self, context: &mut Context<'_>) {
+        if self.exchange.as_mut().is_some_and(|exchange| Pin::new(exchange).poll(context).is_ready()) {
+            self.exchange = None;
+        }
+    }
+
+    fn poll_relay(&mut self, context: &mut Context<'_>) {
+        if self.relayed.is_none()
+            && let Poll::Ready(relayed) = self.relay.as_mut().poll(context)
+        {
+            self.relayed = Some(relayed);
+        }
+    }
+}
+
+impl Future for Served {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if this.has_body {
             // What has come of it goes with its head, and can be sent once more with that.
-            poll_relay(relay.as_mut(), &mut relayed, context);
+            this.poll_relay(context);
         }
-        poll_exchange(&mut exchange, context);
-        poll_relay(relay.as_mut(), &mut relayed, context);
-        if relayed.is_some() {
+        this.poll_exchange(context);
+        this.poll_relay(context);
+        if this.relayed.is_some() {
             // There is no other request.
-            exchange.take_if(|exchange| exchange.is_idle());
-            poll_exchange(&mut exchange, context);
+            this.exchange.take_if(|exchange| exchange.is_idle());
+            this.poll_exchange(context);
         }
-        if exchange.is_some() { Poll::Pending } else { relayed.take().map_or(Poll::Pending, Poll::Ready) }
-    })
-    .await;
-    if relayed == Err(StreamError::Stalled) {
-        note_flood(&worker, peer, Flood::Stall);
-    }
-    if let Err(why) = relayed {
-        tracing::debug!(?peer, %why, "a stream has ended early");
-    }
-}
-
-fn poll_relay<T>(
-    relay: Pin<&mut impl Future<Output = T>>,
-    relayed: &mut Option<T>,
-    context: &mut Context<'_>,
-) {
-    if relayed.is_none()
-        && let Poll::Ready(done) = relay.poll(context)
-    {
-        *relayed = Some(done);
-    }
-}
-
-/// One that is over goes at once: its end is what the relay waits for.
-fn poll_exchange(exchange: &mut Option<Http>, context: &mut Context<'_>) {
-    if exchange.as_mut().is_some_and(|exchange| Pin::new(exchange).poll(context).is_ready()) {
-        *exchange = None;
+        let (None, Some(relayed)) = (&this.exchange, this.relayed) else { return Poll::Pending };
+        if relayed == Err(StreamError::Stalled) {
+            note_flood(&this.worker, this.peer, Flood::Stall);
+        }
+        if let Err(why) = relayed {
+            tracing::debug!(peer = ?this.peer, %why, "a stream has ended early");
+        }
+        Poll::Ready(())
     }
 }
 

@@ -10,9 +10,26 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Transport;
 
+/// Bytes that are read at once from a connection that has little to say. Room has to be cleared before it is read into: eight kilobytes for a
+/// request of forty bytes take longer than to understand it, and stay in memory while the connection is idle.
+const READ_BYTES_MIN: usize = 1024;
+
+/// How much more is read at once behind a read that filled its room.
+const READ_GROWTH: usize = 4;
+
 /// The connection.
 #[derive(Debug)]
-pub(crate) struct Io<T>(pub(crate) T);
+pub(crate) struct Io<T> {
+    transport: T,
+    /// Bytes that are read at once.
+    read_bytes_max: usize,
+}
+
+impl<T> Io<T> {
+    pub(crate) fn new(transport: T) -> Self {
+        Self { transport, read_bytes_max: READ_BYTES_MIN }
+    }
+}
 
 impl<T: Transport + Unpin> AsyncRead for Io<T> {
     fn poll_read(
@@ -20,13 +37,19 @@ impl<T: Transport + Unpin> AsyncRead for Io<T> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.get_mut().0.poll_read(context, into)
+        let this = self.get_mut();
+        let (before, room) = (into.filled().len(), into.remaining().min(this.read_bytes_max));
+        ready!(this.transport.poll_read(context, into, this.read_bytes_max))?;
+        let is_full = into.filled().len() - before >= room;
+        this.read_bytes_max =
+            if is_full { this.read_bytes_max.saturating_mul(READ_GROWTH) } else { READ_BYTES_MIN };
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<T: Transport + Unpin> AsyncWrite for Io<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().0.poll_send(context, bytes)
+        self.get_mut().transport.poll_send(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -34,7 +57,7 @@ impl<T: Transport + Unpin> AsyncWrite for Io<T> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().0.poll_send_slices(context, slices)
+        self.get_mut().transport.poll_send_slices(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -42,11 +65,11 @@ impl<T: Transport + Unpin> AsyncWrite for Io<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().0.poll_flush(context)
+        self.get_mut().transport.poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = &mut self.get_mut().0;
+        let stream = &mut self.get_mut().transport;
         ready!(stream.poll_flush(context))?;
         Poll::Ready(stream.finish())
     }

@@ -3,7 +3,7 @@
 //! It ends as a socket does: in order, after which the other way goes on, or broken, which is never taken for an end.
 
 use std::{
-    cell::RefCell,
+    cell::{RefCell, RefMut},
     io::{self, IoSlice},
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -18,8 +18,9 @@ const LANE_BYTES_MAX: usize = 64 * 1024;
 /// One side of a connection. Dropping it ends both ways: what this side has sent is still read.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    incoming: Rc<RefCell<Lane>>,
-    outgoing: Rc<RefCell<Lane>>,
+    /// What comes to the one side, and to the other.
+    lanes: Rc<[RefCell<Lane>; 2]>,
+    side: usize,
 }
 
 /// One way.
@@ -59,16 +60,22 @@ fn wake(waker: &mut Option<Waker>) {
 
 /// Both sides of a connection.
 pub(crate) fn pair() -> (Memory, Memory) {
-    let lanes = [Rc::<RefCell<Lane>>::default(), Rc::default()];
-    let side =
-        |incoming: usize| Memory { incoming: lanes[incoming].clone(), outgoing: lanes[1 - incoming].clone() };
-    (side(0), side(1))
+    let lanes = Rc::<[RefCell<Lane>; 2]>::default();
+    (Memory { lanes: Rc::clone(&lanes), side: 0 }, Memory { lanes, side: 1 })
 }
 
 impl Memory {
+    fn incoming(&self) -> RefMut<'_, Lane> {
+        self.lanes[self.side].borrow_mut()
+    }
+
+    fn outgoing(&self) -> RefMut<'_, Lane> {
+        self.lanes[1 - self.side].borrow_mut()
+    }
+
     /// Whether there is something to read, the end included.
     pub(crate) fn poll_recv_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let lane = &mut *self.incoming.borrow_mut();
+        let lane = &mut *self.incoming();
         if !lane.bytes.is_empty() || lane.end.is_some() {
             return Poll::Ready(Ok(()));
         }
@@ -78,7 +85,7 @@ impl Memory {
 
     /// Ready when the other side sends nothing more, be there something to read or not.
     pub(crate) fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let lane = &mut *self.incoming.borrow_mut();
+        let lane = &mut *self.incoming();
         if lane.end.is_some() {
             return Poll::Ready(());
         }
@@ -92,7 +99,7 @@ impl Memory {
         context: &mut Context<'_>,
         read: impl FnOnce(&[u8]) -> (usize, T),
     ) -> Poll<io::Result<T>> {
-        let lane = &mut *self.incoming.borrow_mut();
+        let lane = &mut *self.incoming();
         if lane.bytes.is_empty() {
             match lane.end {
                 None => {
@@ -150,7 +157,7 @@ impl Memory {
             });
         }
         ready!(self.poll_read_with(context, |_| (0, ())))?;
-        let lane = &mut *self.incoming.borrow_mut();
+        let lane = &mut *self.incoming();
         std::mem::swap(&mut lane.bytes, into);
         wake(&mut lane.writer);
         Poll::Ready(Ok(into.len()))
@@ -159,7 +166,7 @@ impl Memory {
     /// Hands over what is sent first, which fits.
     pub(crate) fn begin(&self, bytes: BytesMut) {
         debug_assert!(bytes.len() <= LANE_BYTES_MAX && self.unread_bytes() == 0, "it is the first");
-        self.outgoing.borrow_mut().bytes = bytes;
+        self.outgoing().bytes = bytes;
     }
 
     /// Writes as much as there is room for.
@@ -173,7 +180,7 @@ impl Memory {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let lane = &mut *self.outgoing.borrow_mut();
+        let lane = &mut *self.outgoing();
         if lane.is_deaf || lane.end.is_some() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -196,22 +203,22 @@ impl Memory {
 
     /// What the other side has not read yet.
     pub(crate) fn unread_bytes(&self) -> usize {
-        self.outgoing.borrow().bytes.len()
+        self.outgoing().bytes.len()
     }
 
     /// Says that nothing more will be sent.
     pub(crate) fn finish(&self) {
-        self.outgoing.borrow_mut().end(End::Orderly);
+        self.outgoing().end(End::Orderly);
     }
 
     /// Breaks both ways: what has not been read is lost, and the other side sees no end.
     pub(crate) fn abort(&self) {
-        self.outgoing.borrow_mut().end(End::Broken);
+        self.outgoing().end(End::Broken);
         self.close_incoming();
     }
 
     fn close_incoming(&self) {
-        let lane = &mut *self.incoming.borrow_mut();
+        let lane = &mut *self.incoming();
         lane.is_deaf = true;
         wake(&mut lane.writer);
     }
