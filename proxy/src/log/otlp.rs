@@ -133,11 +133,11 @@ fn attributes<'a>(record: &'a Record, verb: Verb, role: &'a str) -> Vec<Attribut
         told.count("client.port", client.port().into());
     }
     told.say("network.protocol.name", "http");
-    match record.version {
-        Some(_) if record.is_http2 => told.say("network.protocol.version", "2"),
-        Some(Version::Http10) => told.say("network.protocol.version", "1.0"),
-        Some(Version::Http11) => told.say("network.protocol.version", "1.1"),
-        None => {}
+    match (record.is_http2, record.version) {
+        (true, _) => told.say("network.protocol.version", "2"),
+        (false, Some(Version::Http10)) => told.say("network.protocol.version", "1.0"),
+        (false, Some(Version::Http11)) => told.say("network.protocol.version", "1.1"),
+        (false, None) => {}
     }
     if let Some(status) = record.status {
         told.count("http.response.status_code", status.into());

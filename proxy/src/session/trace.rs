@@ -105,7 +105,6 @@ impl Exchange {
             Step::Pick => {
                 record.role = session.role;
                 record.phases.head = Some(record.started.elapsed());
-                record.version = self.request.half.head.map(|head| head.version);
                 if let Some(buffer) = &self.request.half.buffer {
                     record.note_line(buffer.filled());
                 }

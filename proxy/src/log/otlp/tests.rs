@@ -171,7 +171,7 @@ fn what_few_requests_have_is_told_of_those() {
     assert_eq!(told(&other, "http.request.method").as_deref(), Some("_OTHER"));
     assert_eq!(told(&other, "http.request.method_original").as_deref(), Some("PROP\u{fffd}FIND"));
     assert_eq!(span(&other, &recorded())["name"], "HTTP");
-    let streamed = Record { is_http2: true, scheme: Scheme::Https, retries: 2, ..record() };
+    let streamed = Record { is_http2: true, version: None, scheme: Scheme::Https, retries: 2, ..record() };
     assert_eq!(told(&streamed, "network.protocol.version").as_deref(), Some("2"));
     assert_eq!(told(&streamed, "url.scheme").as_deref(), Some("https"));
     assert_eq!(told(&streamed, "http.request.resend_count").as_deref(), Some("2"));
