@@ -126,6 +126,7 @@ impl Proxy {
             let role = listen.role.as_ref().map_or("of each route", Name::as_str);
             tracing::info!(%addr, role, workers, "proxy listening");
         }
+        warn_of_unused(&plan);
         Ok(proxy)
     }
 
@@ -248,6 +249,7 @@ impl Proxy {
         }
         self.sources.apply_plan(plan.clone()).await;
         *self.current() = Current { plan: plan.clone(), doors: ids, origins };
+        warn_of_unused(&plan);
         Ok(Change::between(&before, &plan))
     }
 
@@ -373,6 +375,12 @@ fn open(
         }
     }
     Ok(doors)
+}
+
+fn warn_of_unused(plan: &Plan) {
+    if let Some(unused) = plan.unused() {
+        tracing::warn!("{unused}");
+    }
 }
 
 /// Has listeners at files that stay open let those connect whom the plan names now.

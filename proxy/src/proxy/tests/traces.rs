@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
+    change::{change, start_with},
     http2::{read_body, request, start_h2c, with_client},
     *,
 };
@@ -244,6 +245,32 @@ fn a_collector_gets_a_span_of_each_sampled_request_and_the_upstream_its_id() {
         thread::yield_now();
     }
     proxy.stop();
+}
+
+#[test]
+fn traces_and_their_spans_are_turned_off_and_on_by_reloads() {
+    let (upstream, (collector, collected)) = (echo(), start_collector());
+    let dir = tempfile::tempdir().unwrap();
+    let text = |trace: &str| {
+        format!(
+            "listen = ['http://127.0.0.1:0=app']\nupstream = ['app={upstream}']\ntrace = '{trace}'\notlp-endpoint = 'http://{collector}'\n"
+        )
+    };
+    let (proxy, args) = start_with(dir.path(), &text("off"));
+    let addr = proxy.addrs()[0];
+    let is_traced =
+        |is_traced: bool| assert_eq!(values(&ask(addr, &[]), "traceparent").len(), usize::from(is_traced));
+    is_traced(false);
+    change(&proxy, &args, &text("restart")).unwrap();
+    is_traced(true);
+    let told = change(&proxy, &args, &text("off")).unwrap().to_string();
+    assert!(told.starts_with("~ trace\n! otlp-endpoint is not used"), "{told}");
+    is_traced(false);
+    change(&proxy, &args, &text("restart")).unwrap();
+    is_traced(true);
+    assert_eq!(spans(&collected, 2).len(), 2);
+    proxy.stop();
+    assert!(collected.try_recv().is_err(), "there was no span of what was not traced");
 }
 
 #[test]
