@@ -190,3 +190,19 @@ fn spans_are_sent_as_those_of_a_node() {
     assert_eq!(told[0]["value"]["stringValue"], "concertina");
     assert_eq!(of_node["scopeSpans"][0]["spans"], json!([{}, {}]));
 }
+
+#[test]
+fn a_time_is_64_bits_however_wrong_the_clock_is() {
+    let most = Duration::from_nanos(u64::MAX);
+    for (started, told) in [
+        (Duration::ZERO, "0"),
+        (most - Duration::from_nanos(1), "18446744073709551614"),
+        (most, "18446744073709551615"),
+        (most + Duration::from_nanos(1), "18446744073709551615"),
+    ] {
+        let mut text = Vec::new();
+        push_span(&record(), &recorded(), "front", started, &mut text);
+        let span: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(span["startTimeUnixNano"], told);
+    }
+}

@@ -307,3 +307,37 @@ fn a_collector_that_takes_nothing_holds_no_request_up_and_what_it_does_not_take_
     assert_eq!(read_status(&mut client), 204, "and it goes on");
     proxy.stop();
 }
+
+#[test]
+fn a_log_that_is_stuck_holds_no_span_up() {
+    const REQUESTS_COUNT: usize = 2000;
+    let (upstream, (collector, collected)) = (echo(), start_collector());
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("access.log");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        fifo.as_path(),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    // It is open at its other end, and nobody reads.
+    let _end = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let flags = format!(
+        "--access-log json --access-log-file {} --trace restart --otlp-endpoint http://{collector} --workers 1",
+        fifo.display()
+    );
+    let proxy = start(&[upstream], &flags);
+    let mut client = connect(&proxy);
+    for _ in 0..REQUESTS_COUNT {
+        client.write_all(REQUEST).unwrap();
+        let mut head = Vec::new();
+        assert!(read_head(&mut client, &mut head));
+        let head = String::from_utf8(head).unwrap();
+        let mut body = vec![0; values(&head, "content-length")[0].parse().unwrap()];
+        client.read_exact(&mut body).unwrap();
+    }
+    assert_eq!(spans(&collected, REQUESTS_COUNT).len(), REQUESTS_COUNT);
+    proxy.stop();
+}
