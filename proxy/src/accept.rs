@@ -19,6 +19,7 @@ use tokio::{task::spawn_local, time::timeout};
 
 use crate::{
     config::{Address, ClientNetwork, Listen, Protocol},
+    deadline::within,
     error::{Refusal, Told},
     held::{Held, share},
     http2,
@@ -260,7 +261,7 @@ async fn serve_sealed(
     let (under_way, is_full) = worker.handshakes_under_way.begin();
     worker.stats.handshakes_evicted.add(is_full.into());
     let accepted = tokio::select! {
-        accepted = timeout(patience, accepting) => accepted,
+        accepted = within(patience, accepting) => accepted,
         () = under_way.evicted() => return Err(GreetError::Evicted),
     };
     drop(under_way);

@@ -1,8 +1,9 @@
 //! Certificates and their keys: read from files, checked, and chosen by the host that a client asks for.
 //!
 //! What is in use is an immutable whole that is swapped as such: a handshake keeps the one that it has begun with. A file that is changed
-//! is taken within two seconds; one that is no certificate, or that does not fit its key, changes nothing but the log.
+//! is taken within two seconds, one of authorities too; one that is no certificate, or that does not fit its key, changes nothing but the log.
 
+mod authorities;
 mod files;
 mod pinned;
 mod provider;
@@ -27,6 +28,7 @@ use rustls::{
 use webpki::EndEntityCert;
 
 use crate::{config::CertificatePair, http1::head::is_authority};
+pub(crate) use authorities::Watch;
 pub(crate) use store::Store;
 pub(crate) use terms::{Origins, OriginsError, Seal, Terms};
 pub(crate) use tickets::Tickets;

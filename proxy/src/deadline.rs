@@ -5,10 +5,13 @@
 
 use std::{
     cell::{Cell, RefCell},
+    pin::pin,
     rc::Rc,
     task::Waker,
     time::Duration,
 };
+
+use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 /// How exact deadlines are, and how often the ticker looks.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -136,6 +139,19 @@ impl Drop for Deadline {
     }
 }
 
+/// Waits for this no longer than that, by a timer: for what waits seldom. If the time is over late, the process stood still, and it begins
+/// anew: see [`STEP_MAX`].
+pub(crate) async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = pin!(work);
+    loop {
+        let until = Instant::now() + time;
+        match timeout_at(until, work.as_mut()).await {
+            Err(_) if until.elapsed() >= STEP_MAX => {}
+            done => return done,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -185,6 +201,28 @@ mod tests {
             all.pass(Duration::from_secs(3600) + STEP_MAX * late);
         }
         assert!(deadline.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_does_it_where_a_timer_is_waited_for() {
+        const TIME: Duration = Duration::from_secs(30);
+        let almost = STEP_MAX - Duration::from_millis(1);
+        for (stands_for, is_over) in [(TIME + almost, true), (TIME + STEP_MAX, false), (TIME * 100, false)] {
+            let mut waiting = pin!(within(TIME, std::future::pending::<()>()));
+            let mut is_ready = async || {
+                std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(waiting.as_mut().poll(context).is_ready())
+                })
+                .await
+            };
+            assert!(!is_ready().await);
+            tokio::time::advance(stands_for).await;
+            assert_eq!(is_ready().await, is_over, "{stands_for:?}");
+            if !is_over {
+                tokio::time::advance(TIME).await;
+                assert!(is_ready().await, "the whole time once more");
+            }
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Refusal {
     ConnectTimeout,
     /// An upstream accepted a connection and does not speak the protocol that its role is said to speak.
     HandshakeFailed,
+    /// An upstream that was asked to switch protocols for the client of a stream answered with another success.
+    NotSwitched,
     /// There is no TLS connection to an upstream whose role is said to speak it.
     Tls(TlsFailure),
     /// The upstream went away before it answered, and the request could not safely be sent again.
@@ -54,7 +56,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Those that are about no message.
-    pub const OTHERS: [Self; 16] = [
+    pub const OTHERS: [Self; 17] = [
         Self::HeaderTimeout,
         Self::BodyTimeout,
         Self::NoUpstream,
@@ -71,6 +73,7 @@ impl Refusal {
         Self::PermanentRedirect,
         Self::PlainHttp,
         Self::HandshakeFailed,
+        Self::NotSwitched,
     ];
 
     /// How many there are: the length of a table of counters.
@@ -113,6 +116,7 @@ impl Refusal {
             Self::PermanentRedirect => OTHERS + 13,
             Self::PlainHttp => OTHERS + 14,
             Self::HandshakeFailed => OTHERS + 15,
+            Self::NotSwitched => OTHERS + 16,
             Self::Tls(failure) => OTHERS + Self::OTHERS.len() + failure as usize,
         }
     }
@@ -128,6 +132,7 @@ impl Refusal {
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
             Self::HandshakeFailed => "handshake-failed",
+            Self::NotSwitched => "not-switched",
             Self::Tls(failure) => failure.word(),
             Self::UpstreamClosed => "upstream-closed",
             Self::ResponseTimeout => "response-timeout",
@@ -167,6 +172,7 @@ impl Refusal {
             Self::Response(_)
             | Self::ConnectFailed
             | Self::HandshakeFailed
+            | Self::NotSwitched
             | Self::Tls(_)
             | Self::UpstreamClosed => (502, "Bad Gateway"),
             Self::ConnectTimeout | Self::ResponseTimeout => (504, "Gateway Timeout"),
@@ -191,6 +197,7 @@ impl Refusal {
             Self::ConnectFailed => format!("no {role} accepts connections\n"),
             Self::ConnectTimeout => format!("no {role} accepted a connection in time\n"),
             Self::HandshakeFailed => format!("{role} does not speak the protocol that it should\n"),
+            Self::NotSwitched => format!("{role} has not switched protocols\n"),
             Self::Tls(failure) => failure.reason(role),
             Self::UpstreamClosed => format!("{role} closed the connection without an answer\n"),
             Self::ResponseTimeout => format!("{role} did not answer in time\n"),

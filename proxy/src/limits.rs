@@ -107,6 +107,9 @@ pub const LOG_HOST_BYTES_MAX: usize = 72;
 /// Records that a worker keeps until they are written: what 40,000 requests a second make in the writer's period, in 3 MB.
 pub const LOG_RING_COUNT_MAX: usize = 4096;
 
+/// Batches of 64 KiB of lines that wait for a disk or a pipe: what 40,000 requests a second make in a third of a second, in 4 MB.
+pub const LOG_BATCHES_COUNT_MAX: usize = 64;
+
 /// Spans in one message to a collector, as OpenTelemetry has it; some 500 KB.
 pub const SPANS_BATCH_COUNT_MAX: usize = 512;
 

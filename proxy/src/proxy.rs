@@ -4,7 +4,6 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use feed::{
@@ -34,14 +33,12 @@ use crate::{
 };
 
 mod hand;
+mod renewal;
 
 use hand::Hand;
 
 /// Descriptors for everything that is not a client's: the event loops, the listeners, the feed, the logs.
 const RESERVED_DESCRIPTORS: usize = 32;
-
-/// How often certificates' files are looked at: what was written is taken within two seconds, at the second look if need be.
-const CERTIFICATES_LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// A running proxy.
 pub struct Proxy {
@@ -126,6 +123,7 @@ impl Proxy {
             let role = listen.role.as_ref().map_or("of each route", Name::as_str);
             tracing::info!(%addr, role, workers, "proxy listening");
         }
+        warn_of_unused(&plan);
         Ok(proxy)
     }
 
@@ -192,23 +190,6 @@ impl Proxy {
         }
     }
 
-    /// Takes certificates anew whose files have changed; never ends.
-    pub async fn keep_certificates(&self) {
-        let mut looks = tokio::time::interval(CERTIFICATES_LOOK_PERIOD);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            self.certificates.tickets().forget_old(Instant::now());
-            let (taken, wrong) = self.certificates.look();
-            if taken > 0 {
-                tracing::info!(count = taken, "certificates taken anew");
-            }
-            for error in wrong {
-                tracing::error!(%error, "a certificate is not taken, the one before goes on");
-            }
-        }
-    }
-
     /// Goes over to another plan, all of it or nothing: what is under way goes on, and who comes afterwards is served by the new one. Done
     /// when every worker goes by it.
     ///
@@ -237,18 +218,24 @@ impl Proxy {
         self.release(&before, &plan);
         apply_modes(&before, &plan);
         self.sources.add_roles(&plan, &origins).await;
+        self.order(&plan, &origins, opened).await;
+        self.sources.apply_plan(plan.clone()).await;
+        *self.current() = Current { plan: plan.clone(), doors: ids, origins };
+        warn_of_unused(&plan);
+        Ok(Change::between(&before, &plan))
+    }
+
+    /// Has all workers go by a plan.
+    async fn order(&self, plan: &Plan, origins: &Arc<Origins>, doors: Vec<Vec<DoorPlan>>) {
         let settings =
-            Settings::of(&plan, self.sources.directory(), self.certificates.clone(), origins.clone());
+            Settings::of(plan, self.sources.directory(), self.certificates.clone(), origins.clone());
         let mut applied = Vec::new();
-        for (worker, doors) in self.workers.iter().zip(opened) {
+        for (worker, doors) in self.workers.iter().zip(doors) {
             applied.push(worker.order(settings.clone(), doors));
         }
         for is_done in applied {
             is_done.await;
         }
-        self.sources.apply_plan(plan.clone()).await;
-        *self.current() = Current { plan: plan.clone(), doors: ids, origins };
-        Ok(Change::between(&before, &plan))
     }
 
     /// Lets go of what is kept for listeners that another plan has not.
@@ -373,6 +360,12 @@ fn open(
         }
     }
     Ok(doors)
+}
+
+fn warn_of_unused(plan: &Plan) {
+    if let Some(unused) = plan.unused() {
+        tracing::warn!("{unused}");
+    }
 }
 
 /// Has listeners at files that stay open let those connect whom the plan names now.

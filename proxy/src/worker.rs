@@ -4,104 +4,55 @@
 use std::{
     cell::{Cell, RefCell},
     net::{IpAddr, SocketAddr},
-    ops::Range,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use feed::{EndpointProtocol, Route, recall::Recalled};
 use tokio::{
     sync::{Notify, watch},
-    task::spawn_local,
     time::Instant,
 };
 
 use crate::{
     buffer::Shelf,
-    certificates::{Origins, Seal, Store},
-    config::{Balance, EdgeRules, HalfClosed, Plan, RequestIds, SniRule, Timeouts, UpstreamRules},
+    certificates::Seal,
+    config::{Balance, RequestIds},
     deadline::{Deadlines, TICK},
-    error::{Fault, Refusal},
-    http1::{Date, Forwarding, Scheme, head::Asked, verb::Verb},
+    http1::{Date, Scheme, head::Asked, verb::Verb},
     limits::{HANDSHAKES_COUNT_MAX, HEAD_BYTES_MAX, RESPONSE_BUFFER_BYTES},
     listen::{handshakes::Handshakes, target::Target},
     log::Tap,
     pipe::Pipes,
     recall::Memory,
-    route::{self, Key, Rules, Table, Verdict},
+    route::{self, Key, Rules, Verdict},
     stats::{Phase, Stats},
     stream::tls::{Shelves, Turns},
     upstream::{
-        Avoided, Lease, Pool, Roster, Ticket, Upstream, Wanted,
+        Pool, Roster, Upstream,
         attention::Attention,
         dice::Dice,
-        directory::{Directory, Role, Roles, Routes},
+        directory::{Directory, Routes},
         hash,
-        pick::Picked,
     },
 };
 
 mod counted;
+mod followers;
 mod ids;
+mod leases;
+mod settings;
 mod traces;
 
 pub(crate) use counted::Counted;
 use ids::Ids;
+pub(crate) use settings::Settings;
 use traces::Traces;
 
 /// Buffers and exchanges that a worker keeps for reuse: enough for a thousand requests under way, and a bound on what an
 /// hour of overload leaves behind.
 pub(crate) const SHELF_COUNT_MAX: usize = 1024;
-
-/// A plan as workers look at it.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) timeouts: Timeouts,
-    pub(crate) half_closed: HalfClosed,
-    pub(crate) rules: UpstreamRules,
-    pub(crate) edges: EdgeRules,
-    /// The roles of the hosts of TLS clients, by their positions.
-    pub(crate) sni: Arc<Table<usize>>,
-    /// The certificates of this proxy.
-    pub(crate) certificates: Arc<Store>,
-    /// By what upstreams are spoken to over TLS.
-    pub(crate) origins: Arc<Origins>,
-    pub(crate) body_bytes_max: u64,
-    pub(crate) forwarding: Option<Forwarding>,
-    pub(crate) via: Option<String>,
-    pub(crate) request_ids: RequestIds,
-    /// None: requests are not traced.
-    pub(crate) traces: Option<Traces>,
-}
-
-impl Settings {
-    /// Those of a plan whose roles are known.
-    pub(crate) fn of(
-        plan: &Plan,
-        directory: &Directory,
-        certificates: Arc<Store>,
-        origins: Arc<Origins>,
-    ) -> Self {
-        let position = |rule: &SniRule| directory.position(rule.role.as_str());
-        let sni = plan.edges.sni.iter().filter_map(|rule| Some((rule.host.clone(), position(rule)?)));
-        Self {
-            timeouts: plan.timeouts,
-            half_closed: plan.half_closed,
-            rules: plan.rules.clone(),
-            edges: plan.edges.clone(),
-            sni: Arc::new(sni.collect()),
-            certificates,
-            origins,
-            body_bytes_max: plan.body_bytes_max,
-            forwarding: plan.forwarding,
-            via: plan.via.clone(),
-            request_ids: plan.request_ids,
-            traces: Traces::of(plan),
-        }
-    }
-}
 
 /// What a worker may have at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,45 +162,6 @@ impl Worker {
         self.settings.replace(Rc::new(settings));
     }
 
-    /// Starts the tasks that every worker has: the clock, the pools' sweeper, the roles' followers.
-    pub(crate) fn start_tasks(self: &Rc<Self>, id: usize, directory: &Directory) {
-        spawn_local(self.clone().keep_time());
-        spawn_local(self.clone().sweep_pools());
-        let (roles, known) = (directory.subscribe_roles(), self.rosters.borrow().len());
-        self.start_following(id, 0..known, &roles.borrow());
-        spawn_local(self.clone().follow_roles(id, roles));
-    }
-
-    /// Makes rosters for the roles that have none; their positions.
-    fn add_rosters(&self, id: usize, roles: &[Arc<Role>]) -> Range<usize> {
-        let mut rosters = self.rosters.borrow_mut();
-        let known = rosters.len();
-        let roster = |role: &Arc<Role>| {
-            Rc::new(Roster::new(&self.settings.borrow().rules, role, id, self.sweeper.clone()))
-        };
-        rosters.extend(roles[known..].iter().map(roster));
-        known..rosters.len()
-    }
-
-    fn start_following(self: &Rc<Self>, id: usize, positions: Range<usize>, roles: &[Arc<Role>]) {
-        for position in positions {
-            spawn_local(self.clone().follow_role(id, position, roles[position].clone()));
-            let queue = self.roster(position).queue().clone();
-            spawn_local(async move { queue.take_turns().await });
-        }
-    }
-
-    async fn follow_roles(self: Rc<Self>, id: usize, mut roles: watch::Receiver<Roles>) {
-        loop {
-            let all = roles.borrow_and_update().clone();
-            let new = self.add_rosters(id, &all);
-            self.start_following(id, new, &all);
-            if roles.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// The roster of the role at this position of the directory.
     pub(crate) fn roster(&self, role: usize) -> Rc<Roster> {
         self.rosters.borrow()[role].clone()
@@ -325,81 +237,10 @@ impl Worker {
         peer.filter(|_| is_wanted).map(|peer| hash::client_key(peer.ip()))
     }
 
-    /// Chooses an upstream of a role and counts a use of it; waits where all are at their limit.
-    pub(crate) fn poll_lease(
-        &self,
-        context: &Context<'_>,
-        role: usize,
-        (avoid, key): (&Avoided, Option<u64>),
-        ticket: &mut Option<Ticket>,
-    ) -> Poll<Result<(Lease, Picked), Refusal>> {
-        let wanted = self.wanted(avoid, key);
-        let roster = &self.rosters.borrow()[role];
-        let leased = roster.poll_lease(context, wanted, ticket, &mut self.dice.borrow_mut());
-        leased.map_ok(|(lease, picked)| (self.timed(lease), picked))
-    }
-
-    /// Whom such a request of a role would be given to; nothing where this worker has not heard of the role yet.
-    pub(crate) fn prospect(&self, role: usize, key: Option<u64>) -> Option<feed::request::Choice> {
-        let wanted = self.wanted(Avoided::NOBODY, key);
-        let roster = self.rosters.borrow().get(role).cloned()?;
-        Some(roster.prospect(wanted, &mut self.dice.borrow_mut()))
-    }
-
     /// What it keeps of the requests of this id.
     pub(crate) fn recall(&self, id: &str) -> Recalled {
         let is_nameless = self.settings().request_ids == RequestIds::Off;
         Recalled { is_nameless, ..self.memory.recall(id) }
-    }
-
-    /// Counts a use of the upstream of this node, by the hash of its name; none if it is not to be chosen, or full.
-    pub(crate) fn lease_of_node(&self, role: usize, node_hash: u64, avoid: &Avoided) -> Option<Lease> {
-        self.roster(role).lease_of_node(node_hash, self.wanted(avoid, None)).map(|lease| self.timed(lease))
-    }
-
-    /// A lease that has just been given, and when, if somebody looks at how long answers take.
-    fn timed(&self, mut lease: Lease) -> Lease {
-        lease.timed_from = self.times_answers.get().then(std::time::Instant::now);
-        lease
-    }
-
-    /// Something failed that an upstream of a role is to answer for.
-    pub(crate) fn note_fault(&self, role: usize, lease: &Lease, fault: Fault) {
-        lease.upstream.endpoint.health.tally.note_failure();
-        self.rosters.borrow()[role].apply_fault(lease, fault, self.deadlines.now_ms());
-    }
-
-    /// Whether the role's budget has another retry; counts it as done, or as denied.
-    pub(crate) fn take_retry(&self, role: usize) -> bool {
-        let is_granted = self.rosters.borrow()[role].take_retry(self.deadlines.now_ms());
-        if is_granted {
-            self.note_retry(role);
-        } else {
-            self.stats.retries_denied.add(1);
-        }
-        is_granted
-    }
-
-    /// Counts a further attempt for a request of this role.
-    pub(crate) fn note_retry(&self, role: usize) {
-        self.stats.retries.add(1);
-        self.rosters.borrow()[role].answers.note_retry();
-    }
-
-    /// Whether a request that waits can wait at another upstream instead, and the role's budget has a retry for it. It is not denied one
-    /// by this: it waits on.
-    pub(crate) fn take_move(&self, role: usize, avoid: &Avoided) -> bool {
-        let roster = self.roster(role);
-        let is_granted =
-            roster.has_better(self.wanted(avoid, None)) && roster.take_retry(self.deadlines.now_ms());
-        if is_granted {
-            self.note_retry(role);
-        }
-        is_granted
-    }
-
-    fn wanted<'a>(&self, avoid: &'a Avoided, key: Option<u64>) -> Wanted<'a> {
-        Wanted { avoid, key, now_ms: self.deadlines.now_ms() }
     }
 
     /// A request was answered, or is about to be: that of a role by its position, or of none.
@@ -416,21 +257,6 @@ impl Worker {
             Some(roster) => roster.latencies.note(phase, time),
             None => self.stats.latencies.note(phase, time),
         }
-    }
-
-    /// An upstream of a role has begun to answer.
-    pub(crate) fn note_status(&self, role: usize, lease: &Lease, status: u16) {
-        self.rosters.borrow()[role].apply_status(lease, status, self.deadlines.now_ms());
-    }
-
-    /// An upstream of a role has answered to the end.
-    pub(crate) fn note_response(&self, role: usize, lease: &Lease, status: u16) {
-        self.rosters.borrow()[role].apply_response(lease, status);
-    }
-
-    /// An upstream of a role has accepted a connection, which is all that is asked of it.
-    pub(crate) fn note_accepted(&self, role: usize, lease: &Lease) {
-        self.rosters.borrow()[role].apply_success(lease);
     }
 
     /// Waits until another client may come: those that are too many wait in the kernel's queue, as they do at HAProxy.
@@ -489,54 +315,8 @@ impl Worker {
             self.rosters.borrow().iter().for_each(|roster| roster.queue().wake_first());
         }
     }
-
-    /// Closes idle upstream connections: at once when the other side closes or speaks, and when nobody needed them for long.
-    async fn sweep_pools(self: Rc<Self>) {
-        let mut period = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            let sweep: fn(&Pool, u64) = tokio::select! {
-                _ = period.tick() => Pool::sweep,
-                () = self.sweeper.notified() => Pool::sweep_news,
-            };
-            let idle = self.settings.borrow().timeouts.idle / 4;
-            let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-            let oldest_ms = self.deadlines.now_ms().saturating_sub(idle_ms);
-            for roster in &*self.rosters.borrow() {
-                roster.for_each_pool(|pool| sweep(pool, oldest_ms));
-            }
-        }
-    }
-
-    async fn follow_role(self: Rc<Self>, id: usize, position: usize, role: Arc<Role>) {
-        // Whatever ends this task, nobody may wait for a worker that does not choose any more.
-        let on_end = NoteOnDrop { role: role.clone(), id };
-        let mut listings: watch::Receiver<_> = role.subscribe();
-        loop {
-            let listing = listings.borrow_and_update().clone();
-            self.roster(position).apply_listing(&listing, self.deadlines.now_ms());
-            if listing.has_stranded() {
-                self.deadlines.wake_all();
-            }
-            role.note_applied(id, listing.version);
-            if listings.changed().await.is_err() {
-                break;
-            }
-        }
-        drop(on_end);
-    }
 }
 
 fn now_as_date() -> Date {
     Date::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
-}
-
-struct NoteOnDrop {
-    role: Arc<Role>,
-    id: usize,
-}
-
-impl Drop for NoteOnDrop {
-    fn drop(&mut self) {
-        self.role.note_applied(self.id, u64::MAX);
-    }
 }

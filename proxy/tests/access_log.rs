@@ -147,6 +147,7 @@ fn every_request_has_its_line_however_it_ends() {
     );
     assert_eq!((&whole["protocol"], &truncated["protocol"]), (&"HTTP/1.1".into(), &"HTTP/1.0".into()));
     assert_eq!((&refused["method"], &refused["upstream"]), (&"GET".into(), &Value::Null));
+    assert_eq!((&refused["protocol"], &refused["scheme"]), (&"HTTP/1.1".into(), &"http".into()));
     assert_eq!(refused["bytes_out"], "line not ended by CR LF\n".len());
     assert_eq!((&truncated["bytes_out"], &gone["first_byte_us"]), (&4.into(), &Value::Null));
     assert_eq!((&tunnel["bytes_in"], &tunnel["bytes_out"]), (&6.into(), &4.into()));

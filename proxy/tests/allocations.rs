@@ -11,7 +11,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process,
-    sync::{Arc, Barrier},
+    sync::Barrier,
     thread,
     time::Duration,
 };
@@ -73,18 +73,20 @@ fn serve(mut stream: TcpStream, together: &Barrier) {
     }
 }
 
-fn start_origin() -> SocketAddr {
+/// What is there when its connections have ended is nothing: a thread that ends gives memory back, which another round would count.
+fn start_origin() -> (SocketAddr, thread::JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let addr = listener.local_addr().unwrap();
-    // Nobody is answered before everybody is connected: later none has to be.
-    let together = Arc::new(Barrier::new(CLIENTS_COUNT));
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let together = together.clone();
-            thread::spawn(move || serve(stream, &together));
-        }
+    let serving = thread::spawn(move || {
+        // Nobody is answered before everybody is connected: later none has to be.
+        let together = Barrier::new(CLIENTS_COUNT);
+        thread::scope(|scope| {
+            for stream in listener.incoming().take(CLIENTS_COUNT) {
+                scope.spawn(|| serve(stream.unwrap(), &together));
+            }
+        });
     });
-    addr
+    (addr, serving)
 }
 
 #[derive(clap::Parser)]
@@ -134,7 +136,8 @@ fn a_keep_alive_request_allocates_nothing_traced_or_not() {
 }
 
 fn check_allocations(flag: Option<&str>) {
-    let proxy = start_proxy(start_origin(), flag);
+    let (origin, serving) = start_origin();
+    let proxy = start_proxy(origin, flag);
     let addr = proxy.addrs()[0];
     // Warm, counting, counted.
     let phases = Barrier::new(CLIENTS_COUNT + 1);
@@ -172,4 +175,5 @@ fn check_allocations(flag: Option<&str>) {
     let counts = (change.allocations, change.reallocations, change.deallocations);
     assert_eq!(counts, (0, 0, 0), "{change:?}");
     proxy.stop();
+    serving.join().unwrap();
 }

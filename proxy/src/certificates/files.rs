@@ -45,17 +45,18 @@ fn pair_at(path: &Path) -> Option<CertificatePair> {
     (pair.certificate.exists() && pair.key.exists()).then_some(pair)
 }
 
-/// By which a change of a pair is noticed: what its names lead to, when it was written, and how long it is.
+/// By which a change of a file is noticed: what its name leads to, when it was written, and how long it is. None: nobody can say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mark([Option<(u64, u64, SystemTime)>; 2]);
+pub(super) struct Mark(Option<(u64, u64, SystemTime)>);
 
 impl Mark {
-    pub(super) fn of(pair: &CertificatePair) -> Self {
+    pub(super) fn of(path: &Path) -> Self {
         use std::os::unix::fs::MetadataExt;
-        let mark = |path: &Path| {
-            let metadata = fs::metadata(path).ok()?;
-            Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
-        };
-        Self([mark(&pair.certificate), mark(&pair.key)])
+        let mark = |metadata: fs::Metadata| Some((metadata.ino(), metadata.len(), metadata.modified().ok()?));
+        Self(fs::metadata(path).ok().and_then(mark))
+    }
+
+    pub(super) fn of_pair(pair: &CertificatePair) -> [Self; 2] {
+        [Self::of(&pair.certificate), Self::of(&pair.key)]
     }
 }

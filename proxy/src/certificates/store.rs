@@ -24,16 +24,25 @@ pub(crate) struct Store {
 struct Read {
     files: CertificateFiles,
     pairs: Vec<CertificatePair>,
-    by_pair: HashMap<CertificatePair, (Mark, Arc<Certificate>)>,
+    by_pair: HashMap<CertificatePair, ([Mark; 2], Arc<Certificate>)>,
     /// What is wrong, and how its files looked then.
     wrong: HashMap<Option<CertificatePair>, Wrong>,
 }
 
 #[derive(Debug)]
 struct Wrong {
-    mark: Option<Mark>,
+    mark: Option<[Mark; 2]>,
     error: CertificateError,
     is_told: bool,
+}
+
+impl Wrong {
+    /// It has been told, and is so until the files are written again. What could not be read for want of a descriptor or a right may be
+    /// readable later, though they look the same.
+    fn is_settled(&self, mark: &[Mark; 2]) -> bool {
+        let is_passing = matches!(self.error, CertificateError::Unreadable { .. });
+        self.is_told && self.mark.as_ref() == Some(mark) && !is_passing
+    }
 }
 
 impl Store {
@@ -66,7 +75,7 @@ impl Store {
         let mut by_pair = HashMap::new();
         for pair in &pairs {
             // Before the file: what is written meanwhile is noticed later.
-            let mark = Mark::of(pair);
+            let mark = Mark::of_pair(pair);
             by_pair.insert(pair.clone(), (mark, Arc::new(Certificate::read(pair, &self.shared)?)));
         }
         let read = Read { files: files.clone(), pairs, by_pair, wrong: HashMap::new() };
@@ -91,10 +100,10 @@ impl Store {
             }
         };
         for pair in &pairs {
-            let mark = Mark::of(pair);
+            let mark = Mark::of_pair(pair);
             let known = read.by_pair.get(pair).is_some_and(|(known, _)| *known == mark);
-            let told_wrong = |wrong: &Wrong| wrong.is_told && wrong.mark.as_ref() == Some(&mark);
-            if known || read.wrong.get(&Some(pair.clone())).is_some_and(told_wrong) {
+            let settled = |wrong: &Wrong| wrong.is_settled(&mark);
+            if known || read.wrong.get(&Some(pair.clone())).is_some_and(settled) {
                 continue;
             }
             match Certificate::read(pair, &self.shared) {
@@ -131,7 +140,7 @@ impl Read {
     fn note_wrong(
         &mut self,
         pair: Option<CertificatePair>,
-        mark: Option<Mark>,
+        mark: Option<[Mark; 2]>,
         error: CertificateError,
     ) -> Option<CertificateError> {
         let before = self.wrong.get(&pair);
@@ -139,5 +148,27 @@ impl Read {
         let is_told = before.is_some_and(|before| before.is_told && before.error == error);
         self.wrong.insert(pair, Wrong { mark, error: error.clone(), is_told: is_same || is_told });
         (is_same && !is_told).then_some(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_tried_again_though_its_files_look_the_same() {
+        let files = ["a.crt", "a.key"].map(|name| std::path::PathBuf::from("/nonexistent").join(name));
+        let pair = CertificatePair { certificate: files[0].clone(), key: files[1].clone() };
+        let broken = CertificateError::NoKey(files[1].clone());
+        let unreadable =
+            CertificateError::Unreadable { path: files[0].clone(), why: "Too many open files".into() };
+        let (mark, mut read) = (Mark::of_pair(&pair), Read::default());
+        for (error, is_settled) in [(broken, true), (unreadable, false)] {
+            for (look, is_told) in [(1, false), (2, true), (3, false), (4, false)] {
+                let told = read.note_wrong(Some(pair.clone()), Some(mark.clone()), error.clone());
+                assert_eq!(told.is_some(), is_told, "{error}, look {look}");
+            }
+            assert_eq!(read.wrong[&Some(pair.clone())].is_settled(&mark), is_settled, "{error}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use feed::{EndpointProtocol, Name};
 use program::file::Step;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     client::Resumption,
     crypto::ring,
     pki_types::ServerName,
@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     HTTP1_NAME, HTTP2_NAME,
+    authorities::{self, Authorities, Files, Watch},
     pinned::Pinned,
     roots::{self, RootsError},
 };
@@ -116,9 +117,6 @@ impl Seal {
 /// Terms by role: those of HTTP/1.1, and those of HTTP/2.
 type ByRole = [BTreeMap<Name, Arc<Terms>>; 2];
 
-/// The system's authorities, and a digest of their file.
-type System = (Arc<RootCertStore>, [u8; 32]);
-
 /// The terms of all roles that are spoken to over TLS: those that a plan names, and others as their endpoints claim it.
 #[derive(Debug, Default)]
 pub(crate) struct Origins {
@@ -129,8 +127,10 @@ pub(crate) struct Origins {
     made: Mutex<ByRole>,
     /// What there was under the plan before.
     before: ByRole,
-    /// Once they are asked for: few proxies need them.
-    system: OnceLock<Result<System, RootsError>>,
+    /// The authorities that the plan names.
+    files: Mutex<Files>,
+    /// The system's, once they are asked for: few proxies need them.
+    system: OnceLock<Result<Authorities, RootsError>>,
     /// Roles that claim what they are not spoken to by, of which the log has been told.
     unspoken: Mutex<BTreeSet<Name>>,
 }
@@ -141,11 +141,39 @@ impl Origins {
     /// # Errors
     /// The first role that cannot be spoken to.
     pub(crate) fn read(rules: &UpstreamRules, before: &Self) -> Result<Self, OriginsError> {
-        let mut read = Self { rules: rules.clone(), before: before.made().clone(), ..Self::default() };
-        let placed =
-            |role: &Name, why| OriginsError { at: place(&why, role, rules), role: role.clone(), why };
+        let read = Self { rules: rules.clone(), before: before.made().clone(), ..Self::default() };
+        read.with_told()
+    }
+
+    /// Looks whether files of authorities have changed, and what is wrong with those that have. Terms by files that are good, and by all
+    /// others as they were, if any has.
+    pub(crate) fn look(&self, watch: &mut Watch) -> (Option<Self>, Vec<OriginsError>) {
+        let found = self.files().look(watch);
+        let is_by = |trust: &Trust, path: &Path| matches!(trust, Trust::File(file) if file == path);
+        let wrong = found.wrong.into_iter().filter_map(|(path, why)| {
+            let told = self.rules.trust.iter().find(|told| is_by(&told.trust, &path))?;
+            Some(self.placed(&told.role, why.into()))
+        });
+        let mut wrong: Vec<_> = wrong.collect();
+        let renewed = found.files.map(|files| {
+            let (rules, before, system) = (self.rules.clone(), self.made().clone(), self.system.clone());
+            let unspoken = self.unspoken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let (files, unspoken) = (Mutex::new(files), Mutex::new(unspoken));
+            Self { rules, before, files, system, unspoken, ..Self::default() }.with_told()
+        });
+        let renewed = renewed.transpose().unwrap_or_else(|error| {
+            wrong.push(error);
+            None
+        });
+        (renewed, wrong)
+    }
+
+    /// The same with the terms of all that the rules name.
+    fn with_told(self) -> Result<Self, OriginsError> {
+        let rules = self.rules.clone();
+        let mut read = self;
         for told in rules.protocol.iter().filter(|told| told.protocol.is_sealed()) {
-            let terms = read.make(&told.role, told.protocol).map_err(|why| placed(&told.role, why))?;
+            let terms = read.make(&told.role, told.protocol).map_err(|why| read.placed(&told.role, why))?;
             read.told.insert(told.role.clone(), terms);
         }
         // What is said of a role holds for what its endpoints claim. It is looked at now, when somebody is there to be told.
@@ -153,7 +181,7 @@ impl Origins {
         for role in rules.trust.iter().map(|told| &told.role).chain(names) {
             if !read.told.contains_key(role) {
                 for protocol in [EndpointProtocol::Https, EndpointProtocol::H2] {
-                    read.make(role, protocol).map_err(|why| placed(role, why))?;
+                    read.make(role, protocol).map_err(|why| read.placed(role, why))?;
                 }
             }
         }
@@ -178,6 +206,14 @@ impl Origins {
             tracing::error!(%role, %protocol, %why, "what endpoints claim to speak cannot be spoken to them");
         }
         made.ok()
+    }
+
+    fn placed(&self, role: &Name, why: TermsError) -> OriginsError {
+        OriginsError { at: place(&why, role, &self.rules), role: role.clone(), why }
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn made(&self) -> MutexGuard<'_, ByRole> {
@@ -216,7 +252,7 @@ impl Origins {
                 building.dangerous().with_custom_certificate_verifier(verifier)
             }
             Trust::File(path) => {
-                let (roots, of_file) = read_roots(path, false)?;
+                let (roots, of_file) = self.files().read(path)?;
                 digest.update([1]);
                 digest.update(of_file);
                 building.with_root_certificates(roots)
@@ -243,15 +279,10 @@ impl Origins {
         })
     }
 
-    fn system(&self) -> Result<System, RootsError> {
-        let read = || read_roots(&roots::system_file(std::env::var_os("SSL_CERT_FILE"))?, true);
+    fn system(&self) -> Result<Authorities, RootsError> {
+        let read = || authorities::read(&roots::system_file(std::env::var_os("SSL_CERT_FILE"))?, true);
         self.system.get_or_init(read).clone()
     }
-}
-
-fn read_roots(path: &Path, is_system: bool) -> Result<System, RootsError> {
-    let pem = roots::read(path)?;
-    Ok((Arc::new(roots::parse(&pem, path, is_system)?), Sha256::digest(&pem).into()))
 }
 
 /// Which setting has to change.

@@ -48,6 +48,8 @@ impl Change {
             "trace": trace;
             "trace-sample": sampling;
         }
+        let unused = to.unused().filter(|_| from.unused().is_none());
+        change.0.extend(unused.map(|unused| format!("! {unused}")));
         change
     }
 
@@ -122,5 +124,18 @@ mod tests {
             ]
         );
         assert_eq!(Change::between(&to, &to).to_string(), "nothing has changed");
+    }
+
+    #[test]
+    fn an_endpoint_for_spans_that_are_off_is_told_once() {
+        let with =
+            |trace: &str| plan(&format!("trace = '{trace}'\ntrace-sample = 5\notlp-endpoint = 'http://a:1'"));
+        let (on, off) = (with("restart"), with("off"));
+        assert_eq!((on.check_change(&off), off.check_change(&on)), (Ok(()), Ok(())));
+        let told = "~ trace\n! otlp-endpoint is not used: trace is off, so there are no spans";
+        assert_eq!(Change::between(&on, &off).to_string(), told);
+        assert_eq!(Change::between(&off, &on).to_string(), "~ trace");
+        assert!(Change::between(&off, &off).is_nothing());
+        assert!(off.to_string().contains("! otlp-endpoint is not used") && !on.to_string().contains('!'));
     }
 }

@@ -87,7 +87,8 @@ impl Plan {
         for (key, is_said) in
             [("trace-sample", given.trace_sample.is_some()), ("otlp-endpoint", given.otlp_endpoint.is_some())]
         {
-            if is_said && trace == TraceMode::Off {
+            // Who says that there are none has not forgotten to say which.
+            if is_said && given.trace.is_none() {
                 return Err(PlanError::NeedsTrace(key).at(key));
             }
         }
@@ -126,6 +127,12 @@ impl Plan {
         };
         plan.check()?;
         Ok(plan)
+    }
+
+    /// What is set to no effect.
+    pub fn unused(&self) -> Option<&'static str> {
+        let is_unused = self.trace == TraceMode::Off && self.fixed.otlp_endpoint.is_some();
+        is_unused.then_some("otlp-endpoint is not used: trace is off, so there are no spans")
     }
 
     /// Some listener serves what the file routes and services claim.
@@ -330,6 +337,9 @@ impl fmt::Display for Plan {
         if self.is_routing() {
             writeln!(f, "route what services claim")?;
         }
+        if let Some(unused) = self.unused() {
+            writeln!(f, "! {unused}")?;
+        }
         let roles: Vec<String> = self.named_roles().iter().map(ToString::to_string).collect();
         write!(f, "roles {}", if roles.is_empty() { "as they claim".to_owned() } else { roles.join(", ") })
     }
@@ -383,7 +393,7 @@ mod tests {
             ("trusted-hops = 1", "needs --forwarded"),
             ("access-log-file = 'a'", "needs --access-log"),
             ("trace-sample = 5", "--trace-sample: needs --trace"),
-            ("trace = 'off'\notlp-endpoint = 'http://a:1'", "--otlp-endpoint: needs --trace"),
+            ("otlp-endpoint = 'http://a:1'", "--otlp-endpoint: needs --trace"),
             ("upstream = ['app=127.0.0.1:1']", "--upstream app=…: expected a role"),
             ("send-proxy = ['web=v2']", "shared by clients"),
             ("balance = ['app=p2c']", "that --listen names"),

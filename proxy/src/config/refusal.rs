@@ -28,7 +28,7 @@ pub enum PlanError {
     #[error("--access-log-file {path}: needs --access-log common or json", path = .0.display())]
     LogFileWithoutLog(PathBuf),
     /// What is said of traces that there are not.
-    #[error("--{0}: needs --trace propagate or restart")]
+    #[error("--{0}: needs --trace propagate or restart, or off to leave it unused")]
     NeedsTrace(&'static str),
     /// A table that nobody looks into.
     #[error("--upstream {0}=…: expected a role that --listen names, or a route")]

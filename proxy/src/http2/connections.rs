@@ -20,7 +20,7 @@ use http::uri::Scheme;
 use tokio::{
     sync::Notify,
     task::spawn_local,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -31,6 +31,7 @@ use super::{
 use crate::{
     certificates::Seal,
     config::Address,
+    deadline::within,
     dial::connect,
     error::AttemptFailure,
     limits::{
@@ -235,7 +236,7 @@ impl Connections {
 
     /// Makes a connection, and serves it to its end.
     async fn run(self: Rc<Self>, attempt: Rc<Attempt>, origin: Origin) {
-        let made = timeout(origin.patience, make(&origin)).await;
+        let made = within(origin.patience, make(&origin)).await;
         let (connection, mut driver) = match made.unwrap_or(Err(AttemptFailure::ConnectTimeout)) {
             Ok(made) => made,
             Err(failure) => {

@@ -19,17 +19,14 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, ext::Protocol, server::SendResponse};
 use http::{Request, Response, StatusCode, header};
-use tokio::{
-    sync::Notify,
-    time::{error::Elapsed, timeout},
-};
+use tokio::{sync::Notify, time::error::Elapsed};
 
 use super::{
     decode::{DecodeError, Decoder, Head, Part},
     encode::{Coding, encode_data, encode_end, encode_head},
     interim::{Interims, OfStream},
 };
-use crate::{http1::Reject, limits::H2_PACE_BYTES, stream::memory::Memory};
+use crate::{deadline, http1::Reject, limits::H2_PACE_BYTES, stream::memory::Memory};
 
 /// The Sec-WebSocket-Key that upstreams are asked with, sixteen bytes of nothing (RFC 6455 4.1): nobody checks what it is, only that the
 /// answer fits, and the client of a stream is told neither.
@@ -385,7 +382,7 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Result<T, E
     let mut work = pin!(work);
     match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
         Poll::Ready(done) => Ok(done),
-        Poll::Pending => Box::pin(timeout(time, work)).await,
+        Poll::Pending => Box::pin(deadline::within(time, work)).await,
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::{future::poll_fn, io, net::SocketAddr, time::Duration};
 
-use tokio::time::timeout;
-
 use super::{
     client_hello::{self, ClientHello, HELLO_BYTES_MAX, NotAHello},
     proxy_header::{self, NotAHeader, Origin, V2_BYTES_MAX},
 };
-use crate::{http1::Parse, socket::Socket, stream::tls::HandshakeError};
+use crate::{deadline::within, http1::Parse, socket::Socket, stream::tls::HandshakeError};
 
 /// How often a greeting that is not whole is looked at. It comes in one piece nearly always, and who drips it waits.
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
@@ -90,7 +88,7 @@ async fn look<T, E: Into<GreetError>>(
             tokio::time::sleep(LOOK_PERIOD).await;
         }
     };
-    timeout(patience, looking).await.unwrap_or(Err(GreetError::Timeout))
+    within(patience, looking).await.unwrap_or(Err(GreetError::Timeout))
 }
 
 async fn take(client: &mut Socket, bytes: usize) -> io::Result<()> {

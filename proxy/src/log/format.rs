@@ -119,10 +119,11 @@ fn json(record: &Record, role: &str, at: OffsetDateTime, text: &mut Vec<u8>) -> 
 }
 
 fn protocol(record: &Record) -> Option<&'static str> {
-    Some(match record.version? {
-        _ if record.is_http2 => "HTTP/2.0",
-        Version::Http10 => "HTTP/1.0",
-        Version::Http11 => "HTTP/1.1",
+    Some(match (record.is_http2, record.version) {
+        (true, _) => "HTTP/2.0",
+        (false, Some(Version::Http10)) => "HTTP/1.0",
+        (false, Some(Version::Http11)) => "HTTP/1.1",
+        (false, None) => return None,
     })
 }
 

@@ -2,18 +2,19 @@
 //! what happens to the proxy itself, which goes to `tracing`.
 //!
 //! ```text
-//! session ─▶ Record ─▶ Tap ══ ring of a worker ══▶ writer thread ─▶ format ─▶ file or stdout
+//! session ─▶ Record ─▶ Tap ══ ring of a worker ══▶ writer thread ─▶ format ══ queue of batches ══▶ printer thread ─▶ file or stdout
 //!                                                        └─▶ otlp ══ queue of batches ══▶ exporter thread ─▶ collector
 //! ```
 //!
-//! A worker never waits for a disk, and neither for a collector: its ring is bounded and takes what it has room for, the rest is counted. So
-//! is the queue. Off, a request costs one look at an empty option for each of its stages.
+//! A worker never waits for a disk, and neither for a collector, nor one of these for the other: its ring is bounded and takes what it has
+//! room for, the rest is counted. So are the queues. Off, a request costs one look at an empty option for each of its stages.
 
 mod export;
 mod format;
 mod lines;
 mod otlp;
 mod output;
+mod printer;
 pub(crate) mod record;
 mod ring;
 mod spans;
@@ -36,7 +37,7 @@ pub(crate) use ring::Tap;
 
 use crate::{
     config::{AccessLog, Fixed, OtlpEndpoint},
-    limits::{LOG_RING_COUNT_MAX, SPANS_BATCHES_COUNT_MAX},
+    limits::{LOG_BATCHES_COUNT_MAX, LOG_RING_COUNT_MAX, SPANS_BATCHES_COUNT_MAX},
     stats::Stats,
     upstream::follow::Sources,
 };
@@ -51,11 +52,11 @@ struct Asked {
     to_reopen: AtomicBool,
 }
 
-/// The writer thread and the exporter thread, from outside.
+/// The writer thread, and those of the printer and the exporter, from outside.
 pub(crate) struct Log {
     asked: Arc<Asked>,
     writer: Thread,
-    /// Closed when both have ended.
+    /// Closed when all have ended.
     ended: mpsc::Receiver<()>,
 }
 
@@ -71,11 +72,11 @@ impl Log {
         workers: usize,
         stats: &Arc<Stats>,
     ) -> anyhow::Result<Option<(Self, Vec<Tap>)>> {
-        let lines = lines(plan, stats)?;
+        let (ended_tx, ended) = mpsc::channel();
+        let lines = start_printer(plan, stats, &ended_tx)?;
         if lines.is_none() && plan.otlp_endpoint.is_none() {
             return Ok(None);
         }
-        let (ended_tx, ended) = mpsc::channel();
         let exporting =
             |endpoint: &OtlpEndpoint| start_exporter(endpoint.clone(), sources, stats, ended_tx.clone());
         let spans = plan.otlp_endpoint.as_ref().map(exporting).transpose()?;
@@ -108,14 +109,22 @@ impl Log {
     }
 }
 
-fn lines(plan: &Fixed, stats: &Arc<Stats>) -> anyhow::Result<Option<lines::Lines>> {
+/// Opens the log and starts the thread that prints it, if there is to be one; whoever makes its lines.
+fn start_printer(
+    plan: &Fixed,
+    stats: &Arc<Stats>,
+    ended: &mpsc::Sender<()>,
+) -> anyhow::Result<Option<lines::Lines>> {
     let format = match plan.access_log {
         AccessLog::Off => return Ok(None),
         AccessLog::Common => format::Format::Common,
         AccessLog::Json => format::Format::Json,
     };
     let output = output::Output::open(plan.access_log_file.as_deref())?;
-    Ok(Some(lines::Lines::new(format, output, stats.clone())))
+    let (queue, orders) = mpsc::sync_channel(LOG_BATCHES_COUNT_MAX);
+    let printer = printer::Printer::new(output, orders, stats.clone());
+    spawn("log-printer", ended.clone(), || printer.run())?;
+    Ok(Some(lines::Lines::new(format, queue, stats.clone())))
 }
 
 /// Starts the thread that posts spans; the end of its queue that takes them.

@@ -30,8 +30,8 @@ struct Span<'a> {
     flags: u32,
     name: &'static str,
     kind: u8,
-    start_time_unix_nano: Written<u128>,
-    end_time_unix_nano: Written<u128>,
+    start_time_unix_nano: Written<u64>,
+    end_time_unix_nano: Written<u64>,
     attributes: Vec<Attribute<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     events: Vec<Event>,
@@ -55,7 +55,7 @@ enum Value<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
-    time_unix_nano: Written<u128>,
+    time_unix_nano: Written<u64>,
     name: &'static str,
 }
 
@@ -90,7 +90,8 @@ impl<'a> Attributes<'a> {
 /// Appends the span of a request of a role that started at a time since the Unix epoch.
 pub(super) fn push_span(record: &Record, trace: &Trace, role: &str, started: Duration, text: &mut Vec<u8>) {
     let verb = verb(record);
-    let at = |phase: Duration| Written((started + phase).as_nanos());
+    // 64 bits: a clock of after 2554 must not take along the other spans of its batch.
+    let at = |phase: Duration| Written(u64::try_from((started + phase).as_nanos()).unwrap_or(u64::MAX));
     let event = |name, phase: Option<Duration>| phase.map(|phase| Event { name, time_unix_nano: at(phase) });
     let events = [event("connected", record.phases.upstream), event("first_byte", record.phases.first_byte)];
     let remote = if trace.parent.is_some() { PARENT_IS_REMOTE } else { 0 };
@@ -133,11 +134,11 @@ fn attributes<'a>(record: &'a Record, verb: Verb, role: &'a str) -> Vec<Attribut
         told.count("client.port", client.port().into());
     }
     told.say("network.protocol.name", "http");
-    match record.version {
-        Some(_) if record.is_http2 => told.say("network.protocol.version", "2"),
-        Some(Version::Http10) => told.say("network.protocol.version", "1.0"),
-        Some(Version::Http11) => told.say("network.protocol.version", "1.1"),
-        None => {}
+    match (record.is_http2, record.version) {
+        (true, _) => told.say("network.protocol.version", "2"),
+        (false, Some(Version::Http10)) => told.say("network.protocol.version", "1.0"),
+        (false, Some(Version::Http11)) => told.say("network.protocol.version", "1.1"),
+        (false, None) => {}
     }
     if let Some(status) = record.status {
         told.count("http.response.status_code", status.into());

@@ -27,7 +27,7 @@ pub(crate) struct Record {
     pub(crate) started: Instant,
     pub(crate) method: Text<LOG_METHOD_BYTES_MAX>,
     pub(crate) target: Text<LOG_TARGET_BYTES_MAX>,
-    /// None where the head was not understood.
+    /// None where its first line names none that is spoken.
     pub(crate) version: Option<Version>,
     /// None where the client was told nothing.
     pub(crate) status: Option<u16>,
@@ -149,12 +149,19 @@ impl Record {
         }
     }
 
-    /// Takes method and target from what came, be it good, half of a head or no HTTP at all.
+    /// Takes method, target and version from what came, be it good, half of a head or no HTTP at all.
     pub(crate) fn note_line(&mut self, received: &[u8]) {
         let end = received.iter().position(|byte| b"\r\n".contains(byte)).unwrap_or(received.len());
-        let mut words = received[..end].split(|&byte| byte == b' ');
+        let line = &received[..end];
+        let mut words = line.split(|&byte| byte == b' ');
         self.method = Text::new(words.next().unwrap_or_default());
         self.target = Text::new(words.next().unwrap_or_default());
+        // A target with blanks is refused, and the version is behind them.
+        self.version = match line.rsplit(|&byte| byte == b' ').next() {
+            Some(b"HTTP/1.0") => Some(Version::Http10),
+            Some(b"HTTP/1.1") => Some(Version::Http11),
+            _ => None,
+        };
     }
 }
 
@@ -163,21 +170,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn method_and_target_are_found_in_whatever_came() {
-        for (received, method, target) in [
-            ("GET /a?b HTTP/1.1\r\nHost: a\r\n\r\n", "GET", "/a?b"),
-            ("GET /a HTTP/1.1\nHost: a", "GET", "/a"),
-            ("GET /half", "GET", "/half"),
-            ("GET", "GET", ""),
-            (" /", "", "/"),
-            ("", "", ""),
+    fn method_target_and_version_are_found_in_whatever_came() {
+        let (old, new) = (Some(Version::Http10), Some(Version::Http11));
+        for (received, method, target, version) in [
+            ("GET /a?b HTTP/1.1\r\nHost: a\r\n\r\n", "GET", "/a?b", new),
+            ("GET /a HTTP/1.1\nHost: a", "GET", "/a", new),
+            ("GET /a b HTTP/1.0\r\n", "GET", "/a", old),
+            ("GET /a HTTP/2.0\r\n", "GET", "/a", None),
+            ("GET /a HTTP/1.10\r\n", "GET", "/a", None),
+            ("GET /half", "GET", "/half", None),
+            ("GET", "GET", "", None),
+            (" /", "", "/", None),
+            ("", "", "", None),
         ] {
             let mut record = Record::new(None, 0, Instant::now());
             record.note_line(received.as_bytes());
-            assert_eq!(
-                (record.method.bytes(), record.target.bytes()),
-                (method.as_bytes(), target.as_bytes())
-            );
+            let found = (record.method.bytes(), record.target.bytes(), record.version);
+            assert_eq!(found, (method.as_bytes(), target.as_bytes(), version), "{received}");
         }
     }
 

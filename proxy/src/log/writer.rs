@@ -65,59 +65,58 @@ impl Writer {
                 }
             }
         }
-        if let Some(lines) = &mut self.lines {
-            lines.write();
-        }
+        // Spans first: at the end, lines are waited for.
         if let Some(spans) = &mut self.spans {
             spans.hand_over_due(now, is_last);
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.hand_over(is_last);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::sync::mpsc;
 
     use super::*;
     use crate::{
-        log::{format::Format, output::Output},
+        log::{format::Format, printer::Order},
         stats::Stats,
     };
 
     #[test]
-    fn lines_that_cannot_be_written_are_counted_and_the_file_is_found_again_after_a_rename() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("access.log");
-        let (mut producer, consumer) = rtrb::RingBuffer::new(8);
-        let (output, stats) = (Output::open(Some(&path)).unwrap(), Arc::<Stats>::default());
+    fn lines_that_nobody_takes_are_dropped_and_counted_and_nobody_waits_for_them() {
+        const COUNT: u64 = 4096;
+        let (mut producer, consumer) = rtrb::RingBuffer::new(64);
+        let (queue, orders) = mpsc::sync_channel(1);
+        let stats = Arc::<Stats>::default();
+        let lines = Lines::new(Format::Json, queue, stats.clone());
         let directory = Arc::new(Directory::new(&[], 1, |_| false));
-        let lines = Lines::new(Format::Common, output, stats.clone());
         let mut writer = Writer::new(vec![consumer], directory, Some(lines), None, Arc::default());
-        let mut put = |count: usize| {
-            for _ in 0..count {
-                let record = Record::new("127.0.0.1:1".parse().ok(), 0, Instant::now());
-                producer.push(record).unwrap();
+        for _ in 0..COUNT {
+            producer.push(Record::new("127.0.0.1:1".parse().ok(), 0, Instant::now())).unwrap();
+            writer.drain(false);
+        }
+        let dropped = stats.log_dropped.read();
+        assert!(dropped > 0, "more than fit in a batch");
+        writer.asked.to_reopen.store(true, Ordering::Release);
+        // Whoever took them all the time would have had all.
+        let taking = std::thread::spawn(move || {
+            let mut counts = (0, 0);
+            for order in orders {
+                match order {
+                    Order::Print { text, count } => {
+                        counts.0 += count;
+                        assert_eq!(memchr::memchr_iter(b'\n', &text).count() as u64, count);
+                    }
+                    Order::Reopen => counts.1 += 1,
+                }
             }
-        };
-        let lines = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
-        put(2);
-        writer.drain(false);
-        let renamed = folder.path().join("access.log.1");
-        std::fs::rename(&path, &renamed).unwrap();
-        put(1);
-        writer.drain(false);
-        assert_eq!(lines(&renamed), 3, "until it is told");
-        writer.lines.as_mut().unwrap().output.reopen();
-        put(1);
-        writer.drain(false);
-        assert_eq!((lines(&renamed), lines(&path)), (3, 1));
-        writer.lines.as_mut().unwrap().output.break_off(&path);
-        put(3);
-        writer.drain(false);
-        assert_eq!(stats.log_dropped.read(), 3);
-        writer.lines.as_mut().unwrap().output.reopen();
-        put(1);
-        writer.drain(false);
-        assert_eq!((lines(&path), stats.log_dropped.read()), (2, 3));
+            counts
+        });
+        writer.asked.to_stop.store(true, Ordering::Release);
+        writer.run();
+        assert_eq!(taking.join().unwrap().0, COUNT - dropped);
     }
 }

@@ -91,6 +91,8 @@ pub(super) enum Broken {
     Request(Reject),
     /// The upstream's response does.
     Response(Reject),
+    /// It is a success where only a switch of protocols would be one.
+    NotSwitched,
     /// The upstream closed or reset the connection.
     Upstream,
 }
@@ -383,6 +385,7 @@ impl Exchange {
         match *broken {
             Broken::Request(reject) => self.refuse(Refusal::Request(reject), session),
             Broken::Response(reject) => self.refuse(Refusal::Response(reject), session),
+            Broken::NotSwitched => self.refuse(Refusal::NotSwitched, session),
             _ if self.response.is_begun => self.refuse(Refusal::UpstreamClosed, session),
             _ => self.handle_failure(AttemptFailure::Closed, session),
         }

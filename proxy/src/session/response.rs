@@ -53,10 +53,8 @@ impl Exchange {
                     Ok(_) => continue,
                 }
             }
-            match self.advance_response(session) {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(reject) => return Poll::Ready(Err(Broken::Response(reject))),
+            if self.advance_response(session)? {
+                continue;
             }
             if !ready!(self.poll_read_upstream(context, session))? {
                 self.handle_upstream_end(session)?;
@@ -65,13 +63,13 @@ impl Exchange {
     }
 
     /// Turns bytes at hand into pieces; false when there are too few.
-    fn advance_response(&mut self, session: &Session) -> Result<bool, Reject> {
+    fn advance_response(&mut self, session: &Session) -> Result<bool, Broken> {
         let half = &mut self.response.half;
         if half.buffer.as_ref().is_none_or(Buffer::is_empty) {
             return Ok(false);
         }
         if half.head.is_some() {
-            half.scan()?;
+            half.scan().map_err(Broken::Response)?;
             return Ok(true);
         }
         let is_undecided = self.is_undecided();
@@ -99,10 +97,17 @@ impl Exchange {
         let bytes = buffer.filled_mut();
         let is_worth_it =
             half.scanned == 0 || is_complete(bytes, half.scanned) || bytes.len() >= HEAD_BYTES_MAX;
-        if is_worth_it && let Parse::Done(head) = parse_response(bytes, exchanged, &mut half.pieces)? {
-            half.scanned = 0;
-            self.apply_response_head(head, request.version, session)?;
-            return Ok(true);
+        if is_worth_it {
+            let parsed = parse_response(bytes, exchanged, &mut half.pieces).map_err(Broken::Response)?;
+            if let Parse::Done(head) = parsed {
+                // RFC 8441 5: to the client of a stream every success says that its WebSocket is open.
+                if session.client.is_http2() && request.upgrade && (200..300).contains(&head.status) {
+                    return Err(Broken::NotSwitched);
+                }
+                half.scanned = 0;
+                self.apply_response_head(head, request.version, session).map_err(Broken::Response)?;
+                return Ok(true);
+            }
         }
         half.scanned = bytes.len();
         Ok(false)

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{
     client::Session,
-    exchange::{Exchange, Outcome, Step},
+    exchange::{Exchange, Outcome, RequestSide, Step},
     timing::Timing,
 };
 use crate::{
@@ -105,10 +105,7 @@ impl Exchange {
             Step::Pick => {
                 record.role = session.role;
                 record.phases.head = Some(record.started.elapsed());
-                record.version = self.request.half.head.map(|head| head.version);
-                if let Some(buffer) = &self.request.half.buffer {
-                    record.note_line(buffer.filled());
-                }
+                note_request(record, &self.request);
             }
             Step::Connect | Step::Relay => {
                 let endpoint = self.lease.as_ref().map(|lease| &lease.upstream.endpoint);
@@ -154,11 +151,20 @@ impl Exchange {
         }
     }
 
-    /// Takes the first line of a head that never became one.
+    /// Takes the first line of a request that has not come as far as an upstream, and has not been refused: what is in the buffer then may be
+    /// another one.
     fn note_beheaded(&mut self) {
-        let record = self.record.as_mut().filter(|record| record.phases.head.is_none());
-        if let (Some(record), Some(buffer)) = (record, &self.request.half.buffer) {
-            record.note_line(buffer.filled());
+        let is_unknown = |record: &&mut Record| record.phases.head.is_none() && record.status.is_none();
+        if let Some(record) = self.record.as_mut().filter(is_unknown) {
+            note_request(record, &self.request);
         }
     }
+}
+
+/// Takes what there is of the first line. That of a head which was parsed names the version that its upstream is told.
+fn note_request(record: &mut Record, request: &RequestSide) {
+    if let Some(buffer) = &request.half.buffer {
+        record.note_line(buffer.filled());
+    }
+    record.version = request.half.head.map(|head| head.version).or(record.version);
 }

@@ -38,6 +38,8 @@ pub(crate) struct Sources {
     /// How many proxies there are in the role of this one.
     proxies: Arc<AtomicU32>,
     known: Mutex<Known>,
+    /// Held by whoever has the workers take tables: an older one must not come behind a newer, nor routes before their roles.
+    applying: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,8 @@ impl Sources {
         // Before the listeners: the first client must find what is known from the start.
         publish_fixed(&directory, &plan.fixed.upstream);
         let known = Known { plan, origins, node: None, tables: BTreeMap::new(), claims: BTreeMap::new() };
-        let sources = Self { directory, proxies: Arc::new(AtomicU32::new(1)), known: Mutex::new(known) };
+        let (proxies, known, applying) = (Arc::new(AtomicU32::new(1)), Mutex::new(known), Default::default());
+        let sources = Self { directory, proxies, known, applying };
         sources.publish_routes();
         Arc::new(sources)
     }
@@ -79,33 +82,43 @@ impl Sources {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The roles of another plan become known to all workers, beside those of the one before. Tables that come from now on go by its
-    /// trust.
+    /// The roles of another plan become known to all workers, beside those of the one before. Whatever claims TLS goes by its trust.
     pub(crate) async fn add_roles(&self, plan: &Plan, origins: &Arc<Origins>) {
-        self.known().origins = origins.clone();
         for name in plan.named_roles() {
-            let table = self.known().tables.get(&name).cloned();
             let role = self.directory.role(name.as_str());
             let role = role.unwrap_or_else(|| self.directory.add(&name, plan.is_keyed(&name)));
             role.set_keyed(plan.is_keyed(&name));
-            // Without one nobody has said anything of it; an empty one says that nobody is there.
-            if let Some(table) = table {
+        }
+        self.apply_origins(origins).await;
+    }
+
+    /// From now on endpoints that claim TLS are spoken to by these: those that are known, and those of tables to come.
+    pub(crate) async fn apply_origins(&self, origins: &Arc<Origins>) {
+        let _applying = self.applying.lock().await;
+        self.known().origins = origins.clone();
+        for table in self.tables() {
+            // Without one nobody has said anything of a role; an empty one says that nobody is there.
+            if let Some(role) = self.directory.role(table.role().as_str()) {
                 role.apply_table(&table, origins).await;
             }
         }
     }
 
+    fn tables(&self) -> Vec<RoleTable> {
+        self.known().tables.values().cloned().collect()
+    }
+
     /// From now on this plan says who may claim routes, and which there are besides. Its roles must be known.
     pub(crate) async fn apply_plan(&self, plan: Arc<Plan>) {
-        let tables: Vec<RoleTable> = {
+        let _applying = self.applying.lock().await;
+        {
             let mut known = self.known();
             known.plan = plan;
             known.claims.clear();
-            known.tables.values().cloned().collect()
-        };
-        for table in &tables {
-            self.apply_claims(table);
-            self.apply_known(table).await;
+        }
+        for table in self.tables() {
+            self.apply_claims(&table);
+            self.apply_known(&table).await;
         }
         self.publish_routes();
     }
@@ -221,6 +234,7 @@ pub(crate) struct Follower {
 impl Consumer for Follower {
     async fn apply_table(&mut self, table: &RoleTable) {
         let sources = &self.sources;
+        let _applying = sources.applying.lock().await;
         {
             let mut known = sources.known();
             if known.plan.fixed.upstream.iter().any(|fixed| fixed.role == *table.role()) {
@@ -422,6 +436,72 @@ mod tests {
         assert_eq!(found(&directory, "a", "/api/x").as_deref(), Some("accounts"));
         follower.apply_table(&RoleTable::new("accounts".parse().unwrap(), 3, Vec::new())).await;
         assert_eq!(found(&directory, "a", "/api/x").as_deref(), Some("web"));
+    }
+
+    /// The table of a role whose endpoint claims TLS.
+    fn sealed(role: &str) -> RoleTable {
+        let table = table(role, &["/"]);
+        let claim = |e: &Endpoint| Endpoint { protocol: Some(feed::EndpointProtocol::Https), ..e.clone() };
+        RoleTable::new(table.role().clone(), 1, table.endpoints().iter().map(claim).collect())
+    }
+
+    #[tokio::test]
+    async fn what_claims_tls_goes_by_another_trust_before_any_worker_goes_by_the_plan_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let trusting = |name: &str| {
+            let path = folder.path().join(name);
+            let key = rcgen::KeyPair::generate().unwrap();
+            let made = rcgen::CertificateParams::new(["a".to_owned()]).unwrap().self_signed(&key).unwrap();
+            std::fs::write(&path, made.pem()).unwrap();
+            let plan = plan(&format!("upstream-trust = ['web=ca:{}']", path.display()));
+            (plan.clone(), Arc::new(Origins::read(&plan.rules, &Origins::default()).unwrap()))
+        };
+        let [(first, old), (second, new)] = ["old.pem", "new.pem"].map(trusting);
+        let sources = Sources::new(first, old.clone(), 0);
+        let mut follower = Follower { sources: sources.clone(), tickets: None };
+        // Nobody but its claim leads to the role.
+        follower.apply_table(&sealed("web")).await;
+        let is_by = |origins: &Origins| {
+            let listing = sources.directory.role("web").unwrap().listing();
+            let claimed = origins.claimed(&"web".parse().unwrap(), feed::EndpointProtocol::Https).unwrap();
+            let terms = listing.endpoints[0].claim.as_ref().unwrap().terms.as_ref().unwrap();
+            Arc::ptr_eq(terms, &claimed)
+        };
+        assert!(is_by(&old));
+        sources.add_roles(&second, &new).await;
+        assert!(is_by(&new) && !is_by(&old));
+    }
+
+    #[tokio::test]
+    async fn a_table_that_comes_while_a_plan_changes_is_the_last_that_workers_take() {
+        let sources = Sources::new(plan(""), Arc::default(), 1);
+        let follower = || Follower { sources: sources.clone(), tickets: None };
+        let is_over = std::cell::Cell::new(false);
+        // The worker, which takes whatever there is.
+        let working = async || {
+            while !is_over.take() {
+                for role in sources.directory.roles().iter() {
+                    role.note_applied(0, role.listing().version);
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let telling = async {
+            for role in ["a", "b"] {
+                follower().apply_table(&table(role, &[&format!("/{role}")])).await;
+            }
+            is_over.set(true);
+        };
+        tokio::join!(telling, working());
+        let newer = RoleTable::new("b".parse().unwrap(), 2, Vec::new());
+        let both = async {
+            let mut follower = follower();
+            tokio::join!(sources.apply_plan(plan("")), follower.apply_table(&newer));
+            is_over.set(true);
+        };
+        tokio::join!(both, working());
+        assert_eq!(sources.directory.role("b").unwrap().listing().endpoints.len(), 0);
+        assert_eq!(found(&sources.directory, "x", "/b"), None);
     }
 
     #[tokio::test]

@@ -171,7 +171,7 @@ fn what_few_requests_have_is_told_of_those() {
     assert_eq!(told(&other, "http.request.method").as_deref(), Some("_OTHER"));
     assert_eq!(told(&other, "http.request.method_original").as_deref(), Some("PROP\u{fffd}FIND"));
     assert_eq!(span(&other, &recorded())["name"], "HTTP");
-    let streamed = Record { is_http2: true, scheme: Scheme::Https, retries: 2, ..record() };
+    let streamed = Record { is_http2: true, version: None, scheme: Scheme::Https, retries: 2, ..record() };
     assert_eq!(told(&streamed, "network.protocol.version").as_deref(), Some("2"));
     assert_eq!(told(&streamed, "url.scheme").as_deref(), Some("https"));
     assert_eq!(told(&streamed, "http.request.resend_count").as_deref(), Some("2"));
@@ -189,4 +189,20 @@ fn spans_are_sent_as_those_of_a_node() {
     assert_eq!((told.len(), told[2]), (3, &instance));
     assert_eq!(told[0]["value"]["stringValue"], "concertina");
     assert_eq!(of_node["scopeSpans"][0]["spans"], json!([{}, {}]));
+}
+
+#[test]
+fn a_time_is_64_bits_however_wrong_the_clock_is() {
+    let most = Duration::from_nanos(u64::MAX);
+    for (started, told) in [
+        (Duration::ZERO, "0"),
+        (most - Duration::from_nanos(1), "18446744073709551614"),
+        (most, "18446744073709551615"),
+        (most + Duration::from_nanos(1), "18446744073709551615"),
+    ] {
+        let mut text = Vec::new();
+        push_span(&record(), &recorded(), "front", started, &mut text);
+        let span: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(span["startTimeUnixNano"], told);
+    }
 }

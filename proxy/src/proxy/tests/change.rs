@@ -5,7 +5,7 @@ use std::{net::UdpSocket, path::Path};
 use super::*;
 
 /// A proxy of this file, in which `APP` and `WEB` stand for upstreams' addresses.
-fn start_with(dir: &Path, text: &str) -> (Proxy, Args) {
+pub(super) fn start_with(dir: &Path, text: &str) -> (Proxy, Args) {
     let path = dir.join("proxy.toml");
     std::fs::write(&path, text).unwrap();
     let flags = ["--config", path.to_str().unwrap(), "--timeouts=drain=10ms"];
@@ -14,7 +14,7 @@ fn start_with(dir: &Path, text: &str) -> (Proxy, Args) {
 }
 
 /// Has the proxy go by another text of its file.
-fn change(proxy: &Proxy, args: &Args, text: &str) -> anyhow::Result<Change> {
+pub(super) fn change(proxy: &Proxy, args: &Args, text: &str) -> anyhow::Result<Change> {
     std::fs::write(args.config.as_ref().unwrap(), text).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(proxy.reload(args))

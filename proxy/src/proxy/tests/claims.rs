@@ -6,10 +6,13 @@ use feed::{EndpointProtocol, follow::Consumer};
 
 use super::{
     origins, trust,
-    trust::{ask, certify},
+    trust::{ask, certify, replace},
     *,
 };
-use crate::upstream::{claim::Claim, follow::Follower};
+use crate::{
+    certificates::Watch,
+    upstream::{claim::Claim, follow::Follower},
+};
 
 /// A proxy for the role `app` that is told nothing of its endpoints but what is in a file.
 struct Scene {
@@ -125,6 +128,31 @@ fn another_trust_holds_for_what_is_claimed_and_nothing_of_the_one_before_is_used
     scene.reload(&trusting(&right));
     assert_eq!(scene.status(), 200);
     assert_eq!(seen.counts(), [2, 0, 4]);
+    scene.proxy.stop();
+}
+
+#[test]
+fn what_is_claimed_goes_by_a_file_of_authorities_that_changes() {
+    let scene = Scene::start("");
+    let [right, wrong, file] =
+        ["right.pem", "wrong.pem", "ca.pem"].map(|name| scene.folder.path().join(name));
+    let (addr, _) = trust::start_origin(certify(&right));
+    certify(&wrong);
+    replace(&file, &wrong);
+    scene.reload(&trusting(&file));
+    scene.tell(&[(addr, Some(EndpointProtocol::Https))]);
+    let mut watch = Watch::default();
+    let mut status_with = |path: &Path| {
+        replace(&file, path);
+        for _ in 0..2 {
+            assert!(scene.runtime.block_on(scene.proxy.take_authorities(&mut watch)).is_empty());
+        }
+        scene.status()
+    };
+    assert_eq!([&wrong, &right, &wrong].map(|path| status_with(path)), [502, 200, 502]);
+    // Of a table that comes afterwards, too.
+    scene.tell(&[(addr, Some(EndpointProtocol::Https))]);
+    assert_eq!(scene.status(), 502);
     scene.proxy.stop();
 }
 

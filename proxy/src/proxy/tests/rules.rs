@@ -271,3 +271,33 @@ fn fields_that_a_route_changes_do_not_come_behind_a_body() {
     assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("X-Secret"), "{answer}");
     proxy.stop();
 }
+
+#[test]
+fn what_a_rule_refuses_is_logged_as_it_was_asked_whatever_comes_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, log] = ["proxy.toml", "access.log"].map(|name| dir.path().join(name));
+    let text = format!(
+        "listen = ['http://127.0.0.1:0']\nupstream = ['app={}']\nworkers = 1\naccess-log = 'json'\naccess-log-file = '{}'\n\
+         route = [{{ match = '/', role = 'app' }}, {{ match = '/no', role = 'app', deny = ['127.0.0.0/8'] }}]\n",
+        echo("app"),
+        log.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    let flags = ["--config", path.to_str().unwrap(), "--timeouts=drain=10ms"];
+    let proxy = Proxy::start(&Cli::try_parse_from(flags).unwrap().args).unwrap();
+    let mut client = connect(&proxy);
+    let next = "GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    client.write_all(format!("GET /no HTTP/1.1\r\nHost: a\r\n\r\n{next}").as_bytes()).unwrap();
+    client.read_to_end(&mut Vec::new()).unwrap();
+    proxy.stop();
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| (&line["method"], &line["target"], &line["protocol"], &line["end"]))
+        .collect();
+    let expected =
+        serde_json::json!([["GET", "/no", "HTTP/1.1", "forbidden"], ["GET", "/next", "HTTP/1.1", "done"]]);
+    assert_eq!(serde_json::json!(told), expected, "{text}");
+}

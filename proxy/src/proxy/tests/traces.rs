@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
+    change::{change, start_with},
     http2::{read_body, request, start_h2c, with_client},
     *,
 };
@@ -247,6 +248,32 @@ fn a_collector_gets_a_span_of_each_sampled_request_and_the_upstream_its_id() {
 }
 
 #[test]
+fn traces_and_their_spans_are_turned_off_and_on_by_reloads() {
+    let (upstream, (collector, collected)) = (echo(), start_collector());
+    let dir = tempfile::tempdir().unwrap();
+    let text = |trace: &str| {
+        format!(
+            "listen = ['http://127.0.0.1:0=app']\nupstream = ['app={upstream}']\ntrace = '{trace}'\notlp-endpoint = 'http://{collector}'\n"
+        )
+    };
+    let (proxy, args) = start_with(dir.path(), &text("off"));
+    let addr = proxy.addrs()[0];
+    let is_traced =
+        |is_traced: bool| assert_eq!(values(&ask(addr, &[]), "traceparent").len(), usize::from(is_traced));
+    is_traced(false);
+    change(&proxy, &args, &text("restart")).unwrap();
+    is_traced(true);
+    let told = change(&proxy, &args, &text("off")).unwrap().to_string();
+    assert!(told.starts_with("~ trace\n! otlp-endpoint is not used"), "{told}");
+    is_traced(false);
+    change(&proxy, &args, &text("restart")).unwrap();
+    is_traced(true);
+    assert_eq!(spans(&collected, 2).len(), 2);
+    proxy.stop();
+    assert!(collected.try_recv().is_err(), "there was no span of what was not traced");
+}
+
+#[test]
 fn a_collector_that_takes_nothing_holds_no_request_up_and_what_it_does_not_take_is_counted() {
     const REQUESTS_COUNT: usize = 4000;
     // All that may wait: a batch that is posted, those behind it, and the next.
@@ -278,5 +305,39 @@ fn a_collector_that_takes_nothing_holds_no_request_up_and_what_it_does_not_take_
     }
     client.write_all(REQUEST).unwrap();
     assert_eq!(read_status(&mut client), 204, "and it goes on");
+    proxy.stop();
+}
+
+#[test]
+fn a_log_that_is_stuck_holds_no_span_up() {
+    const REQUESTS_COUNT: usize = 2000;
+    let (upstream, (collector, collected)) = (echo(), start_collector());
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("access.log");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        fifo.as_path(),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    // It is open at its other end, and nobody reads.
+    let _end = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let flags = format!(
+        "--access-log json --access-log-file {} --trace restart --otlp-endpoint http://{collector} --workers 1",
+        fifo.display()
+    );
+    let proxy = start(&[upstream], &flags);
+    let mut client = connect(&proxy);
+    for _ in 0..REQUESTS_COUNT {
+        client.write_all(REQUEST).unwrap();
+        let mut head = Vec::new();
+        assert!(read_head(&mut client, &mut head));
+        let head = String::from_utf8(head).unwrap();
+        let mut body = vec![0; values(&head, "content-length")[0].parse().unwrap()];
+        client.read_exact(&mut body).unwrap();
+    }
+    assert_eq!(spans(&collected, REQUESTS_COUNT).len(), REQUESTS_COUNT);
     proxy.stop();
 }

@@ -10,6 +10,7 @@ use rustls::{
 };
 
 use super::*;
+use crate::certificates::Watch;
 
 /// What an origin has seen.
 #[derive(Default)]
@@ -175,5 +176,44 @@ fn another_plan_uses_nothing_that_was_trusted_by_the_one_before() {
     change(text(&right, "app")).unwrap();
     assert_eq!(ask(&mut connect(&proxy), "/"), 200);
     assert_eq!(seen.counts(), [2, 0, 2], "a session of another plan is not resumed");
+    proxy.stop();
+}
+
+/// Puts another file in the place of this one, as whole as it is.
+pub(super) fn replace(path: &Path, by: &Path) {
+    let new = path.with_extension("new");
+    std::fs::copy(by, &new).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[test]
+fn a_file_of_authorities_that_changes_is_believed_from_then_on_and_a_broken_one_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [right, wrong, broken, file] =
+        ["right.pem", "wrong.pem", "broken.pem", "ca.pem"].map(|name| folder.path().join(name));
+    let (addr, seen) = start_origin(certify(&right));
+    certify(&wrong);
+    std::fs::write(&broken, "no certificate").unwrap();
+    replace(&file, &right);
+    let proxy = start_trusting(addr, &file, "");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut watch = Watch::default();
+    let mut look = || {
+        let wrong = runtime.block_on(proxy.take_authorities(&mut watch));
+        wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let status = || ask(&mut connect(&proxy), "/");
+    assert_eq!((look(), status()), (String::new(), 200));
+    replace(&file, &wrong);
+    assert_eq!((look(), status()), (String::new(), 200), "it may be written still");
+    // The connection that is kept would serve it.
+    assert_eq!((look(), status()), (String::new(), 502));
+    replace(&file, &right);
+    assert_eq!([look(), look()], ["", ""]);
+    assert_eq!((status(), seen.counts()), (200, [2, 0, 3]), "no session is resumed");
+    replace(&file, &broken);
+    let told = format!("app: {}: expected certificates of authorities in PEM", file.display());
+    assert_eq!([look(), look(), look()], [String::new(), told, String::new()], "told once");
+    assert_eq!((status(), seen.counts()), (200, [2, 0, 4]), "the same connection");
     proxy.stop();
 }
