@@ -11,7 +11,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use feed::{EndpointProtocol, Route, recall::Recalled};
+use feed::{
+    EndpointProtocol, Route,
+    recall::{Recalled, Which},
+};
 use tokio::{
     sync::{Notify, watch},
     task::spawn_local,
@@ -346,10 +349,10 @@ impl Worker {
         Some(roster.prospect(wanted, &mut self.dice.borrow_mut()))
     }
 
-    /// What it keeps of the requests of this id.
-    pub(crate) fn recall(&self, id: &str) -> Recalled {
+    /// What it keeps of these requests.
+    pub(crate) fn recall(&self, which: &Which) -> Recalled {
         let is_nameless = self.settings().request_ids == RequestIds::Off;
-        Recalled { is_nameless, ..self.memory.recall(id) }
+        Recalled { is_nameless, ..self.memory.recall(which) }
     }
 
     /// Counts a use of the upstream of this node, by the hash of its name; none if it is not to be chosen, or full.

@@ -377,9 +377,9 @@ impl Driver {
                 let survey = self.survey();
                 spawn_local(async move { drop(reply.send(survey.take().await)) });
             }
-            Request::Recall(id, reply) => {
+            Request::Recall(which, reply) => {
                 let recall = self.recall();
-                spawn_local(async move { drop(reply.send(recall.take(id).await)) });
+                spawn_local(async move { drop(reply.send(recall.take(which).await)) });
             }
             Request::Drain(reply) => self.handle_drain(reply),
         }

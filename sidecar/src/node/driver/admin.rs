@@ -16,11 +16,12 @@ use feed::{
     ask::ask,
     control::{self, PROXY, Question},
     frame::FeedError,
+    recall::{RequestId, Which},
     stats::Histogram,
 };
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, Semaphore, mpsc, oneshot},
     task::spawn_local,
     time::{Instant, timeout},
 };
@@ -47,7 +48,10 @@ const CONNECTIONS_SHARE: usize = 2;
 /// How long what was told of the cluster's load is told again: ten that look at it together cost little more than one.
 const FRESH_PERIOD: Duration = Duration::from_millis(300);
 
-/// How long the sidecar may take to explain: it has to look.
+/// Most questions for requests at a time: each goes to every proxy and front of the cluster.
+const RECALLS_COUNT_MAX: usize = 4;
+
+/// How long the sidecar may take to explain, for it has to look, or to have time for one more question.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens the admin port and answers there; its port, if others reach it at this address of the node, else 0.
@@ -60,7 +64,7 @@ pub(super) async fn start(
     let Some(admin) = Admin::open(args).await? else { return Ok(0) };
     let port = admin.port_at(ip);
     let (publisher, feed) = (publisher.clone(), args.feed.clone());
-    spawn_local(admin.serve(Desk { publisher, requests, feed, loads: Arc::default() }));
+    spawn_local(admin.serve(Desk::new(publisher, requests, feed)));
     Ok(port)
 }
 
@@ -139,9 +143,16 @@ struct Desk {
     feed: PathBuf,
     /// What was told of the cluster's load, and when. Locked while the cluster is asked.
     loads: Arc<Mutex<Option<(Instant, Answer)>>>,
+    /// Room for one more question for requests.
+    recalls: Arc<Semaphore>,
 }
 
 impl Desk {
+    fn new(publisher: Publisher, requests: mpsc::UnboundedSender<Request>, feed: PathBuf) -> Self {
+        let recalls = Arc::new(Semaphore::new(RECALLS_COUNT_MAX));
+        Self { publisher, requests, feed, loads: Arc::default(), recalls }
+    }
+
     async fn answer(&self, asked: Asked, seat: &Seat<IpAddr>) -> Answer {
         seat.note(Standing::Spoke);
         let answer = match asked {
@@ -167,6 +178,11 @@ impl Desk {
             Asked::State => self.ask(Request::Glance).await.map(|glance| Answer::json(200, glance.state())),
             Asked::Load => self.load().await,
             Asked::Explain { node } => Some(self.explain(&node).await),
+            Asked::Request { id } => match id.parse::<RequestId>() {
+                Ok(id) => self.recall(Which::Of(id)).await,
+                Err(why) => Some(Answer::text(400, why.to_string())),
+            },
+            Asked::Failed => self.recall(Which::Failed).await,
             Asked::Page(page) => Some(Answer::page(page)),
             Asked::Drained => {
                 self.ask(Request::Glance).await.map(|glance| Answer::json(200, json(&glance.drain)))
@@ -222,6 +238,20 @@ impl Desk {
             Ok(Err(FeedError::Refused(why))) => Answer::text(404, why),
             Ok(_) | Err(_) => Answer::text(503, "the sidecar has not answered"),
         }
+    }
+
+    /// What all proxies and fronts keep of these requests.
+    async fn recall(&self, which: Which) -> Option<Answer> {
+        let Ok(room) = timeout(EXPLAIN_TIMEOUT, self.recalls.clone().acquire_owned()).await else {
+            return Some(Answer::text(503, "others ask for requests now: ask again in a second"));
+        };
+        let requests = self.requests.clone();
+        // As with the load, it goes on without who asked, and keeps its room until it is over.
+        let asking = spawn_local(async move {
+            let _room = room.ok()?;
+            ask_driver(&requests, |reply| Request::Recall(which, reply)).await
+        });
+        Some(Answer::json(200, json(&asking.await.ok()??)))
     }
 
     async fn reload(&self) -> Answer {
@@ -307,7 +337,7 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use feed::report::Loads;
+    use feed::{recall::Account, report::Loads};
     use futures_util::FutureExt;
     use tokio::{task::LocalSet, time::advance};
 
@@ -333,7 +363,7 @@ mod tests {
             let (node, cluster, labels) = ("app1".parse().unwrap(), "default".into(), Labels::default());
             let publisher = Publisher::new(node, cluster, labels, outbox.clone());
             let feed = "/none/feed.sock".into();
-            let desk = Desk { publisher, requests: outbox, feed, loads: Arc::default() };
+            let desk = Desk::new(publisher, outbox, feed);
             for _ in 0..3 {
                 assert_eq!(desk.load().now_or_never(), None, "who asks goes");
                 tokio::task::yield_now().await;
@@ -344,6 +374,34 @@ mod tests {
             assert!(requests.try_recv().is_err());
             advance(Duration::from_millis(1)).await;
             told_once(&desk, &mut requests).await;
+        };
+        LocalSet::new().run_until(asking).await;
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn so_many_questions_for_requests_are_asked_at_a_time_and_one_more_is_told_to_come_again() {
+        let asking = async {
+            let (outbox, mut requests) = mpsc::unbounded_channel();
+            let (node, cluster, labels) = ("app1".parse().unwrap(), "default".into(), Labels::default());
+            let publisher = Publisher::new(node, cluster, labels, outbox.clone());
+            let desk = Desk::new(publisher, outbox, "/none/feed.sock".into());
+            for _ in 0..RECALLS_COUNT_MAX {
+                assert_eq!(desk.recall(Which::Failed).now_or_never(), None, "who asks goes");
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(desk.recall(Which::Failed).await.unwrap().status, 503);
+            let next = requests.recv().await;
+            let Some(Request::Recall(Which::Failed, reply)) = next else { panic!("asks for something else") };
+            reply.send(Account::default()).unwrap();
+            let answering = async {
+                for _ in 1..RECALLS_COUNT_MAX {
+                    requests.recv().await;
+                }
+                let Some(Request::Recall(_, reply)) = requests.recv().await else { panic!("asks no more") };
+                reply.send(Account::default()).unwrap();
+            };
+            let (answer, ()) = tokio::join!(desk.recall(Which::Failed), answering);
+            assert_eq!(answer.unwrap().status, 200);
         };
         LocalSet::new().run_until(asking).await;
     }
