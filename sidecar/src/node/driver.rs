@@ -2,6 +2,7 @@
 
 mod admin;
 mod company;
+mod desk;
 mod errands;
 mod news;
 mod place;
