@@ -3,6 +3,9 @@
 //! GET only reads. What changes something is asked by POST, from the machine itself or with the token. There is one exception: the kubelet's
 //! `preStop` knows GET alone, so GET with the token drains. A browser sends neither that nor, by itself, a POST without an Origin: pages that
 //! somebody has open on the machine change nothing.
+//!
+//! Which requests have failed is told to whoever may change something: paths and addresses of clients are not for everybody. What became of one
+//! request is told to who knows its id.
 
 use std::net::IpAddr;
 
@@ -56,6 +59,13 @@ pub enum Asked {
         /// Its name.
         node: String,
     },
+    /// What has become of a request.
+    Request {
+        /// Its id, whatever it is.
+        id: String,
+    },
+    /// Which requests were the last that failed.
+    Failed,
     /// The map, or a part of it.
     Page(Page),
     /// How far a drain is.
@@ -81,12 +91,12 @@ pub enum Denied {
     /// There is a token, and it is another, or there is none.
     #[error("not the token of --admin-token-file")]
     Token,
-    /// It changes something, and its sender has to prove who it is.
+    /// It changes something or tells of strangers, and its sender has to prove who it is.
     #[error(
         "needs the token of --admin-token-file (Authorization: Bearer TOKEN), or to be asked from this machine"
     )]
     Stranger,
-    /// It changes something, and a web page asks for it.
+    /// The same, and a web page asks for it.
     #[error("not for web pages")]
     Page,
 }
@@ -135,7 +145,7 @@ impl Request<'_> {
             "/ready" => Asked::Ready,
             "/state" => Asked::State,
             "/load" => Asked::Load,
-            "/explain" => Asked::Explain { node: self.node()? },
+            "/explain" => self.explain(token)?,
             "/sd" => Asked::Sd { role: self.role()? },
             "/drain" => return self.asked_to_drain(token),
             "/reload" if self.method == "POST" => return self.check_trusted(token).map(|()| Asked::Reload),
@@ -180,8 +190,16 @@ impl Request<'_> {
         self.name("role=").map(Some).ok_or(Denied::Query("/sd or /sd?role=NAME"))
     }
 
-    fn node(&self) -> Result<String, Denied> {
-        self.name("node=").ok_or(Denied::Query("/explain?node=NAME"))
+    fn explain(&self, token: Option<&Token>) -> Result<Asked, Denied> {
+        if self.query == Some("failed") {
+            return self.check_trusted(token).map(|()| Asked::Failed);
+        }
+        let request = self.query.and_then(|query| decoded(query.strip_prefix("request=")?));
+        let asked = match request {
+            Some(id) => Some(Asked::Request { id }),
+            None => self.name("node=").map(|node| Asked::Explain { node }),
+        };
+        asked.ok_or(Denied::Query("/explain?node=NAME, /explain?request=ID or /explain?failed"))
     }
 
     /// The name that is all of the query behind this word.
@@ -191,6 +209,21 @@ impl Request<'_> {
         let is_name = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_part);
         is_name.then(|| name.to_owned())
     }
+}
+
+/// A value of a query: ids may have characters that programs write as %2F (RFC 3986, section 2.1). None: it is no text.
+fn decoded(value: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), value.bytes());
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -288,8 +321,36 @@ mod tests {
         }
         let node = |query| Request { query, ..request("GET", "/explain") }.asked(None);
         assert_eq!(node(Some("node=app-1")), Ok(Asked::Explain { node: "app-1".into() }));
-        for bad in [None, Some(""), Some("node="), Some("node=<b>"), Some("role=a")] {
-            assert_eq!(node(bad), Err(Denied::Query("/explain?node=NAME")), "{bad:?}");
+        let expected = "/explain?node=NAME, /explain?request=ID or /explain?failed";
+        for bad in [
+            None,
+            Some(""),
+            Some("node="),
+            Some("node=<b>"),
+            Some("role=a"),
+            Some("request=%2"),
+            Some("request=%ff"),
+        ] {
+            assert_eq!(node(bad), Err(Denied::Query(expected)), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_request_is_told_to_who_knows_its_id_and_those_that_failed_to_who_may_change_something() {
+        let far = "10.0.0.1".parse().unwrap();
+        let explain =
+            |query, peer| Request { query: Some(query), peer, ..request("GET", "/explain") }.asked(None);
+        for (query, id) in [
+            ("request=a-1_/+=@~:", "a-1_/+=@~:"),
+            ("request=a%2Fb", "a/b"),
+            ("request=", ""),
+            ("request=%20&", " &"),
+        ] {
+            assert_eq!(explain(query, far), Ok(Asked::Request { id: id.into() }), "{query}");
+        }
+        assert_eq!(explain("failed", far), Err(Denied::Stranger));
+        assert_eq!(explain("failed", "127.0.0.1".parse().unwrap()), Ok(Asked::Failed));
+        let post = Request { query: Some("request=a"), ..request("POST", "/explain") };
+        assert_eq!(post.asked(None), Err(Denied::Method("GET, HEAD")));
     }
 }

@@ -13,7 +13,7 @@ use feed::{
     EndpointId, EndpointState, Name, RoleTable,
     control::{self, Answer, FRONT, Question},
     follow::{Consumer, Follow},
-    recall::{Attempt, RequestId},
+    recall::{Attempt, Which},
     report::RoleLoad,
 };
 use http_body_util::{Either, Full};
@@ -74,7 +74,7 @@ pub async fn serve_front_until(
         never = control::serve(&feed, FRONT, |question| match question {
             Question::Metrics => Some(Answer::Done(tally.document(FRONT))),
             Question::Load => Some(Answer::Done(front_asked.load())),
-            Question::Recall(id) => Some(Answer::Done(front_asked.recall(&id))),
+            Question::Recall(which) => Some(Answer::Done(front_asked.recall(&which))),
             Question::Reload | Question::Explain(_) => None,
         }) => match never {},
         () = serving => {}
@@ -164,10 +164,10 @@ impl Front {
         settled
     }
 
-    /// What is kept of the requests of this id, as JSON.
-    fn recall(&self, id: &RequestId) -> String {
+    /// What is kept of these requests, as JSON.
+    fn recall(&self, which: &Which) -> String {
         // Names and numbers can all be written.
-        serde_json::to_string(&self.memory.recall(id)).unwrap_or_default()
+        serde_json::to_string(&self.memory.recall(which)).unwrap_or_default()
     }
 
     fn note_answer(&self, app: &App<Connection>, took: Duration, status: StatusCode) {

@@ -11,7 +11,7 @@ use std::{
 use feed::{
     Name,
     control::FRONT,
-    recall::{Attempt, Cause, HOPS_COUNT_MAX, Hop, Kept, Recalled, RequestId, is_sampled},
+    recall::{Attempt, Cause, Hop, Kept, Recalled, RequestId, Which, is_sampled},
 };
 use hyper::{Request, StatusCode};
 
@@ -47,6 +47,7 @@ impl Noted {
         let hop = Hop {
             node: None,
             program: FRONT.to_owned(),
+            id: None,
             at_us: us(began),
             cause: Cause::Sampled,
             client: None,
@@ -119,19 +120,20 @@ impl Memory {
         places.push_back((id, hop));
     }
 
-    /// What is kept of the requests of this id, the oldest first.
-    pub(crate) fn recall(&self, id: &RequestId) -> Recalled {
+    /// What is kept of these requests, the oldest first.
+    pub(crate) fn recall(&self, which: &Which) -> Recalled {
         let (mut hops, mut kept) = (Vec::new(), BTreeMap::new());
         for (cause, places) in [(Cause::Failed, &self.failed), (Cause::Sampled, &self.sampled)] {
             let places = places.borrow();
-            hops.extend(places.iter().filter(|(of, _)| of == id).map(|(_, hop)| hop.clone()));
+            let found = places.iter().filter(|(id, _)| which.is(id.as_str(), cause));
+            hops.extend(found.map(|(id, hop)| Hop { id: Some(id.clone()), ..hop.clone() }));
             let oldest = places.front().filter(|_| places.len() == COUNT_MAX);
             let since_us = oldest.map(|(_, hop)| hop.at_us);
             kept.insert(cause, Kept { count: places.len() as u64, room: COUNT_MAX as u64, since_us });
         }
-        hops.sort_by_key(|hop| hop.at_us);
-        hops.truncate(HOPS_COUNT_MAX);
-        Recalled { hops, kept, is_nameless: false }
+        let mut told = Recalled { kept, ..Recalled::default() };
+        told.add(Recalled { hops, ..Recalled::default() }, which.hops_count_max());
+        told
     }
 }
 
@@ -141,6 +143,8 @@ fn us(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use feed::recall::{FAILED_COUNT_MAX, HOPS_COUNT_MAX};
+
     use super::*;
 
     fn noted(ids: &[&str], at: u64) -> Option<Noted> {
@@ -167,6 +171,9 @@ mod tests {
         fail(COUNT_MAX as u64 + 1);
         assert_eq!((kept().count, kept().since_us), (COUNT_MAX as u64, Some(2)));
         assert_eq!(memory.recall(&id).hops.len(), HOPS_COUNT_MAX, "and no more are told at a time");
+        let failed = memory.recall(&Which::Failed).hops;
+        assert_eq!((failed.len(), failed[0].id.as_ref()), (FAILED_COUNT_MAX, Some(&"mine".parse().unwrap())));
+        assert_eq!(failed.last().unwrap().at_us, COUNT_MAX as u64 + 1, "the newest of those that failed");
     }
 
     #[test]

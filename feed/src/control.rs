@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     Name,
-    recall::{Account, RequestId},
+    recall::{Account, Which},
     request::Inquiry,
     socket::{self, Served, SocketError},
 };
@@ -79,8 +79,8 @@ pub enum Question {
     Load,
     /// What it would do with a request, as JSON: a [`Prospect`](crate::request::Prospect).
     Explain(Box<Inquiry>),
-    /// What it keeps of the request of this id, as JSON: a [`Recalled`](crate::recall::Recalled).
-    Recall(RequestId),
+    /// What it keeps of these requests, as JSON: a [`Recalled`](crate::recall::Recalled).
+    Recall(Which),
 }
 
 impl Question {
@@ -94,7 +94,7 @@ impl Question {
             Self::Explain(inquiry) => {
                 format!("{EXPLAIN}{}", serde_json::to_string(inquiry).unwrap_or_default())
             }
-            Self::Recall(id) => format!("{RECALL}{id}"),
+            Self::Recall(which) => format!("{RECALL}{which}"),
         }
     }
 
@@ -121,8 +121,8 @@ impl FromStr for Question {
         if let Some(inquiry) = line.strip_prefix(EXPLAIN) {
             return serde_json::from_str(inquiry).map(Self::Explain).map_err(|_| NotAQuestion);
         }
-        if let Some(id) = line.strip_prefix(RECALL) {
-            return id.parse().map(Self::Recall).map_err(|_| NotAQuestion);
+        if let Some(which) = line.strip_prefix(RECALL) {
+            return which.parse().map(Self::Recall).map_err(|_| NotAQuestion);
         }
         let all = [Self::Reload, Self::Metrics, Self::Load];
         all.into_iter().find(|question| question.line() == line).ok_or(NotAQuestion)
@@ -203,10 +203,10 @@ pub async fn ask(feed: &Path, program: &str, question: Question) -> io::Result<A
     timeout(question.timeout(), asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// What the processes keep of a request whose feed is there; and whether one is there that does not answer.
-pub async fn recall(feed: &Path, node: Option<&Name>, id: &RequestId) -> (Account, bool) {
+/// What the processes keep of these requests whose feed is there; and whether one is there that does not answer.
+pub async fn recall(feed: &Path, node: Option<&Name>, which: &Which) -> (Account, bool) {
     let answers =
-        join_all([PROXY, FRONT].map(|program| ask(feed, program, Question::Recall(id.clone())))).await;
+        join_all([PROXY, FRONT].map(|program| ask(feed, program, Question::Recall(which.clone())))).await;
     let (mut account, mut is_silent) = (Account::default(), false);
     for (program, answer) in [PROXY, FRONT].into_iter().zip(answers) {
         match answer {
@@ -327,7 +327,8 @@ mod tests {
         };
         let explain = Question::Explain(Box::new(inquiry));
         let recall = Question::Recall("a-1:2".parse().unwrap());
-        for question in [Question::Reload, Question::Metrics, Question::Load, explain, recall] {
+        let failed = Question::Recall(Which::Failed);
+        for question in [Question::Reload, Question::Metrics, Question::Load, explain, recall, failed] {
             assert!((question.line().len() as u64) < QUESTION_BYTES_MAX);
             assert_eq!(format!("{}\n", question.line()).parse(), Ok(question));
         }

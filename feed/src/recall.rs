@@ -18,6 +18,12 @@ pub const SAMPLED_OF: u64 = 64;
 /// Hops that one process tells of an id: whoever chooses ids may give one to many requests.
 pub const HOPS_COUNT_MAX: usize = 32;
 
+/// Requests that one process tells of those that failed: a page shows fewer, and a hundred processes have room in one answer.
+pub const FAILED_COUNT_MAX: usize = 16;
+
+/// The word that asks for the last requests that failed. It is no id.
+const FAILED: &str = "!failed";
+
 /// What a request is called, as X-Request-ID says it: visible ASCII without quotes, backslashes and separators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
@@ -59,6 +65,56 @@ impl fmt::Display for RequestId {
     }
 }
 
+/// Which requests are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// Those of an id.
+    Of(RequestId),
+    /// The last that failed.
+    Failed,
+}
+
+impl Which {
+    /// Whether a request is one of them that has this id and is kept for this cause.
+    pub fn is(&self, id: &str, cause: Cause) -> bool {
+        match self {
+            Self::Of(which) => which.as_str() == id,
+            Self::Failed => cause == Cause::Failed,
+        }
+    }
+
+    /// How many of them one process tells: the newest.
+    pub fn hops_count_max(&self) -> usize {
+        match self {
+            Self::Of(_) => HOPS_COUNT_MAX,
+            Self::Failed => FAILED_COUNT_MAX,
+        }
+    }
+}
+
+impl From<RequestId> for Which {
+    fn from(id: RequestId) -> Self {
+        Self::Of(id)
+    }
+}
+
+impl FromStr for Which {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        if text == FAILED { Ok(Self::Failed) } else { text.parse().map(Self::Of) }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Of(id) => id.as_str(),
+            Self::Failed => FAILED,
+        })
+    }
+}
+
 /// Whether the request of this id belongs to the sample, by its last eight bytes: in ids of every kind these differ from one to the next.
 #[inline]
 pub fn is_sampled(id: &[u8]) -> bool {
@@ -91,6 +147,9 @@ pub struct Hop {
     pub node: Option<Name>,
     /// The program: `proxy` or `front`.
     pub program: String,
+    /// Its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<RequestId>,
     /// When it began, in microseconds since the Unix epoch, by the clock there.
     pub at_us: u64,
     /// Why it is kept.
@@ -247,10 +306,11 @@ pub struct Recalled {
 }
 
 impl Recalled {
-    /// Adds what another part of the same process has said.
-    pub fn add(&mut self, other: Self) {
+    /// Adds what another part of the same process has said, and keeps so many hops: the newest, in the order in which they came.
+    pub fn add(&mut self, other: Self, hops_count_max: usize) {
         self.hops.extend(other.hops);
-        self.hops.truncate(HOPS_COUNT_MAX);
+        self.hops.sort_by_key(|hop| hop.at_us);
+        self.hops.drain(..self.hops.len().saturating_sub(hops_count_max));
         self.is_nameless |= other.is_nameless;
         for (cause, more) in other.kept {
             let kept = self.kept.entry(cause).or_insert(Kept { count: 0, room: 0, since_us: None });
@@ -276,6 +336,18 @@ mod tests {
             assert_eq!(bad.parse::<RequestId>(), Err(NotAnId), "{bad}");
             assert!(serde_json::from_value::<RequestId>(bad.into()).is_err());
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_as_it_is_written() {
+        for (which, is_first, is_second) in
+            [(Which::Failed, true, false), ("a-1".parse().unwrap(), true, true)]
+        {
+            assert_eq!(which.to_string().parse(), Ok(which.clone()));
+            assert_eq!(which.is("a-1", Cause::Failed), is_first);
+            assert_eq!(which.is("a-1", Cause::Sampled), is_second);
+        }
+        assert_eq!("!faile".parse::<Which>(), Err(NotAnId));
     }
 
     #[test]
@@ -307,7 +379,7 @@ mod tests {
             ..Recalled::default()
         };
         let mut all = Recalled::default();
-        [part(4, Some(7)), part(1, None), part(4, Some(9))].into_iter().for_each(|part| all.add(part));
+        [part(4, Some(7)), part(1, None), part(4, Some(9))].into_iter().for_each(|part| all.add(part, 1));
         assert_eq!(all.kept[&Cause::Failed], Kept { count: 9, room: 12, since_us: Some(9) });
     }
 }

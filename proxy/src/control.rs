@@ -35,7 +35,7 @@ pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
             Question::Metrics => Answer::Done(proxy.metrics()),
             Question::Load => Answer::Done(proxy.load()),
             Question::Explain(inquiry) => Answer::Done(explain(proxy, inquiry).await),
-            Question::Recall(id) => Answer::Done(recall(proxy, id).await),
+            Question::Recall(which) => Answer::Done(recall(proxy, which).await),
             Question::Reload if args.config.is_none() => {
                 Answer::Refused("it was started without --config, so there is no file to read".to_owned())
             }

@@ -8,7 +8,7 @@ use std::{collections::hash_map::RandomState, hash::BuildHasher, net::IpAddr};
 
 use feed::{
     Name,
-    recall::RequestId,
+    recall::Which,
     request::{Answered, Choice, Inquiry, Matching, Prospect},
 };
 
@@ -42,9 +42,8 @@ pub(crate) async fn explain(proxy: &Proxy, inquiry: &Inquiry) -> String {
 }
 
 /// What is kept of the requests of this id at all workers, as JSON; the oldest first.
-pub(crate) async fn recall(proxy: &Proxy, id: &RequestId) -> String {
-    let mut told = proxy.recall(id).await;
-    told.hops.sort_by_key(|hop| hop.at_us);
+pub(crate) async fn recall(proxy: &Proxy, which: &Which) -> String {
+    let told = proxy.recall(which).await;
     // Names and numbers can all be written.
     serde_json::to_string(&told).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use std::{
 use feed::{
     Name,
     follow::Follow,
-    recall::{Recalled, RequestId},
+    recall::{Recalled, Which},
     request::Choice,
 };
 use tokio::sync::watch;
@@ -296,11 +296,11 @@ impl Proxy {
         self.workers.first()?.look(role, key).await
     }
 
-    /// What all workers keep of the requests of this id.
-    pub(crate) async fn recall(&self, id: &RequestId) -> Recalled {
+    /// What all workers keep of these requests.
+    pub(crate) async fn recall(&self, which: &Which) -> Recalled {
         let mut told = Recalled::default();
         for worker in &self.workers {
-            told.add(worker.recall(id).await.unwrap_or_default());
+            told.add(worker.recall(which).await.unwrap_or_default(), which.hops_count_max());
         }
         told
     }

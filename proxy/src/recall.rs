@@ -13,7 +13,7 @@ mod ring;
 
 use std::cell::RefCell;
 
-use feed::recall::{Cause, HOPS_COUNT_MAX, Hop, Recalled};
+use feed::recall::{Cause, Hop, Recalled, Which};
 
 use crate::limits::{RECALL_FAILED_COUNT_MAX, RECALL_REFUSED_COUNT_MAX, RECALL_SAMPLED_COUNT_MAX};
 
@@ -52,13 +52,13 @@ impl Memory {
         self.ring(kept.cause).borrow_mut().push(kept);
     }
 
-    /// What is kept of the requests of this id, the newest first.
-    pub(crate) fn recall(&self, id: &str) -> Recalled {
+    /// What is kept of these requests, the newest first.
+    pub(crate) fn recall(&self, which: &Which) -> Recalled {
         let mut told = Recalled::default();
         for cause in [Cause::Failed, Cause::Refused, Cause::Sampled] {
             let ring = self.ring(cause).borrow();
-            let found = ring.newest_first().filter(|kept| kept.id.as_str() == id);
-            let room = HOPS_COUNT_MAX - told.hops.len();
+            let found = ring.newest_first().filter(|kept| which.is(kept.id.as_str(), cause));
+            let room = which.hops_count_max() - told.hops.len();
             told.hops.extend(found.take(room).map(Hop::from));
             let since_us = ring.oldest_of_full().map(Kept::at_us);
             let (count, room) = (ring.count() as u64, ring.room() as u64);

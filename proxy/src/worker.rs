@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use feed::{EndpointProtocol, Route, recall::Recalled};
+use feed::{
+    EndpointProtocol, Route,
+    recall::{Recalled, Which},
+};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -237,10 +240,10 @@ impl Worker {
         peer.filter(|_| is_wanted).map(|peer| hash::client_key(peer.ip()))
     }
 
-    /// What it keeps of the requests of this id.
-    pub(crate) fn recall(&self, id: &str) -> Recalled {
+    /// What it keeps of these requests.
+    pub(crate) fn recall(&self, which: &Which) -> Recalled {
         let is_nameless = self.settings().request_ids == RequestIds::Off;
-        Recalled { is_nameless, ..self.memory.recall(id) }
+        Recalled { is_nameless, ..self.memory.recall(which) }
     }
 
     /// A request was answered, or is about to be: that of a role by its position, or of none.

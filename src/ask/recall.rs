@@ -20,7 +20,7 @@ pub(crate) async fn recall(id: RequestId, is_json: bool, target: &Target) -> any
         },
         Err(error) => {
             let feed = target.socket(&target.dir.path()?, About::Cluster)?;
-            let (account, _) = control::recall(&feed, None, &id).await;
+            let (account, _) = control::recall(&feed, None, &id.into()).await;
             if account.keepers.is_empty() {
                 return Err(error);
             }

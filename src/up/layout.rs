@@ -252,6 +252,8 @@ impl Layout {
             Kind::Dns => self.run_own(&mut command, "dns", &[listen]),
             Kind::Proxy => {
                 self.run_own(&mut command, "proxy", &self.proxy_listeners());
+                // So that whoever sees a request fail can ask why.
+                command.args(["--request-id", "keep"]);
                 if let Some(Certified { certificate, key, .. }) = &self.certified {
                     command.arg("--certificate").arg(format!("{},{}", certificate.display(), key.display()));
                 }

@@ -1,6 +1,7 @@
 //! The live map and what it is made of: the load of the whole cluster from any node, and the page in a browser.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
@@ -10,12 +11,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
     admin::{ask, get},
     keys::{generate, key_file},
-    support::{cluster::Cluster, place::Place, program::Running, skip, wait::until},
+    support::{cluster::Cluster, place::Place, program::Running, skip, turns::Turn, wait::until},
 };
 
 fn json_at(node: SocketAddr, path: &str) -> Value {
@@ -157,45 +159,122 @@ fn browse(place: &Place, url: &str) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-/// How often a drain is timed. The quickest one counts: what else a machine does can only make one slower.
-const DRAINS_COUNT: usize = 8;
+/// A script beside this.
+fn script(name: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/map").join(name));
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
 
-/// Longest from a drain's order to its being shown: the page asks every 200 ms.
+/// How often a node's end is timed. The quickest one counts: what else a machine does can only make one slower.
+const ENDS_COUNT: usize = 8;
+
+/// Longest from an order to its being shown: the page asks every 200 ms.
 const SHOWN_TIME_MAX: Duration = Duration::from_millis(300);
+
+/// A cluster, and a browser that shows it as its proxyserver sees it.
+struct Shown {
+    cluster: Cluster,
+    browser: Running,
+}
+
+impl Shown {
+    /// None: the machine has no browser.
+    fn up() -> Option<Self> {
+        if !has_programs(&["chromium", "python3"]) {
+            return None;
+        }
+        let cluster = Cluster::up_alone(&["--app", &ENDS_COUNT.to_string()]);
+        let mut command = script("watch.py");
+        let url = format!("http://{}:9790/", cluster.service("proxyserver").ip());
+        command.arg(cluster.place.join("profile")).arg(url);
+        let browser = Running::start(command, cluster.place.join("watch.log"));
+        Some(Self { cluster, browser })
+    }
+
+    /// When the page first showed an appserver in one of these states, by the clock.
+    fn first(&self, node: &str, states: &[&str]) -> SystemTime {
+        until(&format!("the page shows {node} {states:?}"), || {
+            let said = self.browser.said();
+            let is_so = |label: &str| {
+                let state = label.strip_prefix(node)?.strip_prefix(", appserver, ")?;
+                states.iter().any(|first| state.starts_with(first)).then_some(())
+            };
+            let mut lines = said.lines().filter_map(|line| line.split_once(' '));
+            let (at_ms, _) = lines.find(|(_, label)| is_so(label).is_some())?;
+            Some(UNIX_EPOCH + Duration::from_millis(at_ms.parse().unwrap()))
+        })
+    }
+
+    /// Ends one appserver after another, and holds the quickest to the bound. A node that nobody uses may have left before anybody looks.
+    fn time(&self, what: &str, states: &[&str], mut end: impl FnMut(&str)) {
+        let times = (1..=ENDS_COUNT).map(|number| {
+            let node = format!("appserver{number}");
+            self.first(&node, &["ready"]);
+            let ordered = SystemTime::now();
+            end(&node);
+            self.first(&node, states).duration_since(ordered).unwrap()
+        });
+        let mut times: Vec<_> = times.collect();
+        times.sort();
+        println!("{what}: shown after {times:.0?}");
+        assert!(times[0] <= SHOWN_TIME_MAX, "{what}: {times:?}");
+    }
+
+    /// The process of a node's sidecar.
+    fn sidecar(&self, node: &str) -> Pid {
+        let id = self.cluster.launcher.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let is_its = |pid: &&str| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split('\0').any(|word| word == node)
+        };
+        let pid = children.split_whitespace().find(is_its).unwrap();
+        Pid::from_raw(pid.parse().unwrap()).unwrap()
+    }
+}
 
 #[test]
 fn a_node_that_drains_is_shown_so_at_once_at_another_nodes_map() {
+    let Some(shown) = Shown::up() else { return };
+    shown.time("POST /drain", &["draining"], |node| {
+        assert_eq!(ask(shown.cluster.service(node), "POST", "/drain", "").0, 200);
+    });
+}
+
+#[test]
+fn a_node_whose_sidecar_is_told_to_stop_is_shown_so_at_once_at_another_nodes_map() {
+    let Some(shown) = Shown::up() else { return };
+    shown.time("SIGTERM", &["draining", "left"], |node| {
+        kill_process(shown.sidecar(node), Signal::TERM).unwrap();
+    });
+}
+
+#[test]
+fn a_node_that_is_stopped_by_hand_is_shown_so_at_once_at_another_nodes_map() {
+    let Some(shown) = Shown::up() else { return };
+    shown.time("node stop", &["draining", "left"], |node| {
+        shown.cluster.order(&format!("node stop {node}"));
+    });
+}
+
+/// How long all claims may take, in seconds, on a machine that is busy.
+const CLAIMS_TIMEOUT: &str = "300";
+
+#[test]
+fn the_page_holds_to_what_it_claims_in_a_browser() {
     if !has_programs(&["chromium", "python3"]) {
         return;
     }
-    let cluster = Cluster::up_alone(&["--app", &DRAINS_COUNT.to_string()]);
-    let mut command = Command::new("python3");
-    let url = format!("http://{}:9790/", cluster.service("proxyserver").ip());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/map/watch.py");
-    command.arg(script).arg(cluster.place.join("profile")).arg(url);
-    let browser = Running::start(command, cluster.place.join("watch.log"));
-    // When the page first showed a node so, by the clock.
-    let shown = |node: &str, state: &str| {
-        until(&format!("the page shows {node} {state}"), || {
-            let label = format!("{node}, appserver, {state}");
-            let said = browser.said();
-            let (at_ms, _) = said
-                .lines()
-                .filter_map(|line| line.split_once(' '))
-                .find(|(_, said)| said.starts_with(&label))?;
-            Some(UNIX_EPOCH + Duration::from_millis(at_ms.parse().unwrap()))
-        })
-    };
-    let times = (1..=DRAINS_COUNT).map(|number| {
-        let node = format!("appserver{number}");
-        shown(&node, "ready");
-        let ordered = SystemTime::now();
-        assert_eq!(ask(cluster.service(&node), "POST", "/drain", "").0, 200);
-        shown(&node, "draining").duration_since(ordered).unwrap()
-    });
-    let times: Vec<_> = times.collect();
-    println!("shown as draining after {times:.0?}");
-    assert!(times.iter().min() <= Some(&SHOWN_TIME_MAX), "{times:?}");
+    let (_turn, place) = (Turn::alone(), Place::new());
+    let mut command = Command::new("timeout");
+    command.arg(CLAIMS_TIMEOUT).arg("python3");
+    command.args(script("check.py").get_args()).arg(place.join("profile"));
+    let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The page with a cluster that does not exist.
@@ -204,8 +283,8 @@ fn browse_made_up(kind: &str, node: &str) -> Option<String> {
         return None;
     }
     let place = Place::new();
-    let mut command = Command::new("python3");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/map/serve.py")).args(["0", kind]);
+    let mut command = script("serve.py");
+    command.args(["0", kind]);
     let mut server = Running::start(command, place.join("serve.log"));
     let url = format!("http://{}#{node}", server.hear("http://"));
     let (document, said) = browse(&place, &url);

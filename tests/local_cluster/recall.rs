@@ -1,9 +1,12 @@
 //! What became of a request, by its id: asked of any node, and told by every hop.
 
-use feed::recall::{Account, Cause, is_sampled};
+use feed::recall::{Account, Cause, Hop, is_sampled};
 use rustix::process::Signal;
 
-use crate::support::{http::Connection, network::Network, wait::until};
+use crate::{
+    admin::get,
+    support::{http::Connection, network::Network, wait::until},
+};
 
 /// Asks the proxy by this id; the status.
 fn ask(network: &Network, id: &str) -> u16 {
@@ -58,6 +61,19 @@ fn a_request_is_told_from_hop_to_hop_by_any_node_whether_it_went_well_or_failed(
     let ends: Vec<_> = account.hops.iter().map(|hop| (hop.cause, hop.status, hop.end.as_str())).collect();
     let failed = |end| (Cause::Failed, Some(503), end);
     assert_eq!(ends, [failed("done"), failed("no appserver is ready")]);
+
+    let (status, told) = get(network.service("dnsserver"), "/explain?request=failed-1");
+    let told: Account = serde_json::from_str(&told).unwrap();
+    assert_eq!((status, told.hops), (200, account.hops));
+    let (status, told) = get(network.service("frontserver1"), "/explain?request=a%20b");
+    assert_eq!((status, told.contains("expected an id")), (400, true), "{told}");
+    let (status, told) = get(network.service("dnsserver"), "/explain?failed");
+    let told: Account = serde_json::from_str(&told).unwrap();
+    assert!(status == 200 && told.hops.iter().all(|hop| hop.cause == Cause::Failed), "{told:?}");
+    for node in ["proxyserver", "frontserver1"] {
+        let is_it = |hop: &Hop| hop.node == node.parse().ok() && hop.id == "failed-1".parse().ok();
+        assert!(told.hops.iter().any(is_it), "{node}: {told:?}");
+    }
 
     let says = |question: &str, words: &[&str]| {
         until(&format!("{words:?} of {question}"), || {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Serves the live map with a cluster that does not exist, for tests and pictures: the page's own files, and made-up /state, /load and /explain.
 
-    tests/map/serve.py [PORT] [shop|many|hostile]
+    tests/map/serve.py [PORT] [shop|many|states|hostile]
 
 Each question for /load is a second later than the last one, so that what is shown does not hang on the clock.
 """
@@ -36,6 +36,8 @@ class Cluster:
         self.kind, self.second = kind, 0
         self.roles = MANY if kind == "many" else SHOP
         self.totals, self.times = {}, {}
+        # What has changed since.
+        self.states, self.changes = {}, []
 
     def name(self, role, n):
         return role if self.roles[role][0] == 1 else f"{role}{n + 1}"
@@ -55,17 +57,25 @@ class Cluster:
                 }
 
     def state(self, role, n):
-        return {("api", 1): "draining", ("billing", 1): "unhealthy"}.get((role, n), "ready")
+        told = {("api", 1): "draining", ("billing", 1): "unhealthy"}
+        if self.kind == "states":
+            told |= {("api", 0): "joining", ("api", 2): "checking", ("web", 0): "alone", ("web", 1): "left", ("web", 2): "failed"}
+        return self.states.get(self.name(role, n)) or told.get((role, n), "ready")
+
+    def change(self, name, role, state):
+        self.states[name] = state
+        self.changes.append({"change": {"name": name, "role": role, "state": state}})
 
     def recent(self):
         words = [("api5", "api", "joining"), ("api5", "api", "checking"), ("api5", "api", "ready"), ("billing2", "billing", "unhealthy")]
         changes = [{"change": {"name": name, "role": role, "state": state}} for name, role, state in words]
         changes.append({"event": {"name": "deploy", "origin": "web1"}})
         changes.append({"change": {"name": "api2", "role": "api", "state": "draining"}})
+        changes += self.changes
         return [{"number": n + 1, "at_ms": START_MS + 7_000 * n} | what for n, what in enumerate(changes)]
 
-    def at(self, path):
-        told = getattr(self, "tell_" + path)()
+    def at(self, path, query):
+        told = getattr(self, "tell_" + path)(*[query] if path == "explain" else [])
         if self.kind == "hostile":
             told = self.poison(path, told)
         return told
@@ -114,12 +124,35 @@ class Cluster:
         told["times_us"] = {str(bound): count for bound, count in times.items()}
         return told
 
-    def tell_explain(self):
+    def tell_explain(self, query):
+        if query.startswith(("request=", "failed")):
+            return self.tell_requests(query.partition("=")[2])
         member = next(self.members())
         return {
             "by": member["name"], "member": member, "since_ms": START_MS - 60_000, "evidence": "gossip", "advert": None,
             "heard_ms_ago": 120, "lifeline": False, "twins": [], "drain": None,
         }
+
+    def tell_requests(self, wanted):
+        """Two requests, of which one went on to the other endpoint and one found none; each at two hops. Of other ids it is told what is kept."""
+        def attempt(node, other, failure=None):
+            drawn = [{"node": name, "addr": "10.0.0.1:8080", "in_flight": n, "weight": 100, "grown_percent": 100 - 60 * n} for n, name in enumerate((node, other))]
+            return {"node": node, "addr": "10.0.1.2:8080", "instance": START_MS, "by": "load", "generation": 7, "drawn": drawn, "is_reused": failure is None,
+                    "failure": failure, "failed_us": 1200 if failure else None}
+
+        def hop(node, program, id, at_us, role, attempts, status, end="done", **more):
+            return {"node": node, "program": program, "id": id, "at_us": START_MS * 1000 + at_us, "cause": "failed", "client": "192.0.2.7:40000", "method": "GET",
+                    "host": "shop.example", "path": "/basket", "route": "shop.example/", "role": role, "attempts": attempts, "queue_us": 700, "connect_us": None,
+                    "first_byte_us": 9100, "whole_us": 9300, "status": status, "end": end, "draining": ["api2"]} | more
+
+        hops = [
+            hop("proxyserver1", "proxy", "again-1", 0, "web", [attempt("web1", "web2", "connect-failed"), attempt("web2", "web3")], 200, next_best={"route": "/", "why_not": "shorter"}),
+            hop("web2", "front", "again-1", 2100, "api", [attempt("api1", "api3")], 200),
+            hop("proxyserver2", "proxy", "none-2", 9_000_000, "billing", [], 503, "no billing is ready", is_cut=True, draining_untold=2),
+        ]
+        kept = {"failed": {"count": 3, "room": 512, "since_us": None}, "sampled": {"count": 512, "room": 512, "since_us": START_MS * 1000}}
+        keepers = [{"node": "proxyserver1", "program": "proxy", "kept": kept}, {"node": "proxyserver2", "program": "proxy", "kept": {}, "is_nameless": True}]
+        return {"hops": [hop for hop in hops if wanted in ("", hop["id"])], "keepers": keepers, "missing": {"web3": "did not answer in time"}}
 
     def poison(self, path, told):
         """Everything that somebody else may have chosen is HTML, and more than the protocol allows."""
@@ -137,6 +170,11 @@ class Cluster:
         elif path == "load":
             told["missing"] = {EVIL: EVIL}
             told["nodes"].append({"node": "api2", "held_up_by": [EVIL], "roles": []})
+        elif "hops" in told:
+            for hop in told["hops"]:
+                hop["path"] = hop["end"] = hop["client"] = hop["route"] = hop[EVIL] = EVIL
+                hop["attempts"] = hop["attempts"] and [dict(one, addr=EVIL, failure=EVIL, by=EVIL) for one in hop["attempts"]]
+            told["missing"] = {EVIL: EVIL}
         else:
             told["evidence"], told["alone"], told["twins"] = EVIL, EVIL, [{"addr": EVIL, "instance": 1}]
         return told
@@ -146,12 +184,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        path = self.path.split("?")[0]
+        path, _, query = self.path.partition("?")
         if path in PAGES:
             name, kind = PAGES[path]
             body = (FILES / name).read_bytes()
         elif path[1:] in ("state", "load", "explain"):
-            kind, body = "application/json", json.dumps(self.server.cluster.at(path[1:])).encode()
+            kind, body = "application/json", json.dumps(self.server.cluster.at(path[1:], query)).encode()
         else:
             return self.send_error(404)
         self.send_response(200)

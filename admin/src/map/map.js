@@ -4,7 +4,7 @@
   const STATE_MS = 200, LOAD_MS = 1000, SPARKS = 60, EDGES_MAX = 300, FLOWS_MAX = 60, HAPPENED_MAX = 80, GHOST_MS = 12000, MANY = 10;
   // A shape and a word for each state, beside its colour.
   const STATES = {
-    ready: ['●', 'ready', 'good'], joining: ['◔', 'joining', 'wait'], checking: ['◔', 'starting', 'wait'], alone: ['◌', 'alone', 'wait'],
+    ready: ['●', 'ready', 'good'], joining: ['◔', 'joining', 'wait'], checking: ['◑', 'starting', 'wait'], alone: ['◌', 'alone', 'wait'],
     unhealthy: ['◆', 'unhealthy', 'bad'], draining: ['▼', 'draining', 'wait'], left: ['○', 'left', 'rest'], failed: ['✕', 'failed', 'bad'],
   };
   const $ = id => document.getElementById(id);
@@ -30,11 +30,14 @@
     : (us / 1e6).toFixed(1) + ' s';
   const percent = share => share === 0 ? '0 %' : share < .001 ? '< 0.1 %' : (share * 100).toFixed(share < .1 ? 1 : 0) + ' %';
   const clock = ms => new Date(ms).toTimeString().slice(0, 8);
+  const natural = new Intl.Collator('en', { numeric: true }).compare;
   const several = (n, word) => n + ' ' + word + (n === 1 ? '' : 's');
 
-  let state = null, loads = null, chosen = null, isPaused = false, filter = '', newest = 0, answered = performance.now(), before = new Map(), loadedAt = 0;
+  // What X-Request-ID may be.
+  const ID = /^[A-Za-z0-9._~:+\/=@-]{1,64}$/;
+  let state = null, loads = null, chosen = null, sought = '', isPaused = false, filter = '', newest = 0, answered = performance.now(), before = new Map(), loadedAt = 0;
   const columns = new Map(), tiles = new Map(), flows = new Map(), sparks = new Map(), ghosts = new Map(), heldUp = new Map(), nodes = new Map();
-  const NOTHING = { rate: 0, failures: 0, flight: 0, timed: 0, weight: 0, count: 0, out: null, us: null, ejected: false };
+  const NOTHING = { rate: 0, failures: 0, flight: 0, timed: 0, weight: 0, count: 0, out: null, us: null, ejected: false, ways: '' };
 
   // ---- What is known
 
@@ -93,10 +96,10 @@
           if (own) own.own.set(+bound, (own.own.get(+bound) || 0) + more);
         }
         for (const end of load.endpoints) {
-          const id = JSON.stringify([node.node, end.node, end.addr, end.instance]);
-          const requests = grown(id + 'r', end.requests), failures = grown(id + 'f', end.failures);
-          const timed = grown(id + 't', end.timed), us = grown(id + 'u', end.timed_us);
-          const flow = by(flows, id, () => ({ from: node.node, to: end.node, role: load.role, rate: 0, failures: 0, us: null, path: null, flow: null }));
+          const flow = by(flows, [node.node, end.node, end.addr, end.instance].join('\n'), () => ({ from: node.node, to: end.node, role: load.role, rate: 0, failures: 0, us: null, path: null, flow: null, last: end }));
+          const since = key => end[key] >= flow.last[key] ? end[key] - flow.last[key] : end[key];
+          const requests = since('requests'), failures = since('failures'), timed = since('timed'), us = since('timed_us');
+          flow.last = end;
           if (seconds) {
             flow.rate = flow.rate * .4 + requests / seconds * .6;
             flow.failures = flow.failures * .6 + failures / seconds * .4;
@@ -149,14 +152,21 @@
   // Of all nodes at once, for there may be thousands of flows.
   const countUp = () => {
     nodes.clear();
-    const node = name => by(nodes, name, () => ({ ...NOTHING }));
+    const node = name => by(nodes, name, () => ({ ...NOTHING, asks: new Map(), asked: new Map() })), role = new Map(state.members.map(m => [m.name, m.role]));
+    const add = (map, key, flow) => { const way = by(map, key, () => ({ rate: 0, failures: 0 })); way.rate += flow.rate; way.failures += flow.failures; };
     for (const flow of flows.values()) {
       const from = node(flow.from), to = node(flow.to);
+      add(from.asks, flow.role, flow); add(to.asked, role.get(flow.from) ?? flow.from, flow);
       from.out = (from.out || 0) + flow.rate;
       to.count++; to.rate += flow.rate; to.failures += flow.failures; to.flight += flow.flight; to.ejected ||= flow.ejected;
       if (flow.us !== null && flow.rate > .05) { to.timed += flow.us * flow.rate; to.weight += flow.rate; }
     }
-    for (const one of nodes.values()) if (one.weight) one.us = one.timed / one.weight;
+    // What the lines tell, for where there is no room for them.
+    const ways = (arrow, map) => [...map].map(([name, way]) => `${arrow} ${name} ${short(way.rate)}/s${way.failures > .05 ? ` (✕ ${short(way.failures)})` : ''}`);
+    for (const one of nodes.values()) {
+      if (one.weight) one.us = one.timed / one.weight;
+      one.ways = [...ways('←', one.asked), ...ways('→', one.asks)].join(' · ');
+    }
   };
 
   // ---- What is shown
@@ -183,14 +193,14 @@
 
   const tile = name => {
     const box = make('button', 'tile'), item = make('li');
-    const part = { label: make('span', 'state'), name: make('span', 'name', name), addr: make('span', 'addr'), why: make('span', 'why'), load: make('span', 'load'), bar: make('span', 'bar'), fill: make('i') };
+    const part = { label: make('span', 'state'), name: make('span', 'name', name), addr: make('span', 'addr'), why: make('span', 'why'), load: make('span', 'load'), ways: make('span', 'ways'), bar: make('span', 'bar'), fill: make('i') };
     part.glyph = make('span'); part.word = make('b');
     part.label.append(part.glyph, ' ', part.word);
     part.bar.append(part.fill);
-    box.append(part.label, part.name, part.addr, part.load, part.why, part.bar);
+    box.append(part.label, part.name, part.addr, part.load, part.ways, part.why, part.bar);
     box.type = 'button';
     box.setAttribute('aria-expanded', 'false');
-    box.addEventListener('click', () => open(name));
+    box.addEventListener('click', () => go(name));
     for (const type of ['mouseenter', 'focus']) box.addEventListener(type, () => light(name));
     for (const type of ['mouseleave', 'blur']) box.addEventListener(type, () => light(null));
     item.append(box);
@@ -209,7 +219,7 @@
 
   const show = () => {
     const all = members(), names = order(all), present = new Set(all.map(m => m.name)), groups = new Map(names.map(name => [name, []]));
-    let isMoved = false;
+    let isMoved = false, isFound = false;
     for (const m of all) groups.get(m.role).push(m);
     for (const [name, made] of columns) if (!groups.has(name)) { made.box.remove(); columns.delete(name); isMoved = true; }
     for (const [name, made] of tiles) if (!present.has(name)) { made.item.remove(); tiles.delete(name); isMoved = true; }
@@ -218,7 +228,7 @@
       if ($('roles').children[position] !== made.box) { $('roles').insertBefore(made.box, $('roles').children[position] || null); isMoved = true; }
       style(made.box, group.length > MANY ? 'role many' : 'role');
       say(made.count, ready === group.length ? several(group.length, 'node') : `${ready} of ${group.length} ready`);
-      group.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+      group.sort((a, b) => natural(a.name, b.name));
       const stats = new Map(group.map(m => [m.name, nodes.get(m.name) || NOTHING])), top = Math.max(1, ...[...stats.values()].map(l => l.rate));
       const usual = group.map(m => stats.get(m.name).us).filter(us => us !== null).sort((a, b) => a - b), middle = usual[usual.length - 1 >> 1];
       group.forEach((m, place) => {
@@ -231,10 +241,12 @@
         // Small tiles have no room for the word beside the name.
         const reason = group.length > MANY && m.state !== 'ready' ? word + (because && ': ' + because) : because;
         const isMatch = !filter || [m.name, m.role, m.addr, ...Object.entries(m.tags || {}).flat()].some(text => String(text).toLowerCase().includes(filter));
+        isFound ||= isMatch;
         const look = m.state === 'ready' && (one.isSlow || load.ejected) ? 'wait' : tone;
         say(one.glyph, glyph); say(one.word, word); say(one.addr, address(m));
         say(one.load, load.count ? `${short(load.rate)}/s · ${time(load.us)}` + (load.flight ? ` · ${load.flight} now` : '') : load.out === null ? '' : `sends on ${short(load.out)}/s`);
         one.load.hidden = !load.count && load.out === null;
+        say(one.ways, load.ways);
         one.bar.hidden = !load.count;
         if ((one.why.textContent === '') !== (reason === '')) isMoved = true;
         say(one.why, reason);
@@ -256,6 +268,7 @@
       spark(made.graph.rate.svg, past.rate, 1); spark(made.graph.p99.svg, past.p99, 1); spark(made.graph.errors.svg, past.errors, .01);
     }
     showHeader(all);
+    sought = filter && !isFound && ID.test($('find').value.trim()) ? $('find').value.trim() : '';
     showNow(all);
     if (chosen) showDetail();
     if (isMoved) place();
@@ -282,7 +295,7 @@
 
   // What a stranger has to know first: what fails, what is slow, what leaves.
   const showNow = all => {
-    const news = [];
+    const news = sought ? [[-1, 'good', `⌕ No node is called so. What became of the request ${sought}?`, null, '?request=' + sought]] : [];
     for (const m of all) {
       const one = tiles.get(m.name), reason = why(m), [glyph, word, tone] = known(m.state);
       if (!one) continue;
@@ -292,7 +305,7 @@
       else if (m.state === 'ready' && one.stats.ejected) news.push([2, 'wait', `◇ ${m.name} is spared: it failed`, m.name]);
       else if (tone === 'wait') news.push([3, tone, `${glyph} ${m.name} is ${word}`, m.name]);
     }
-    for (const [name, s] of sparks) if (s.isFirst && s.failed > 0) news.push([0, 'bad', `✕ ${s.failed < .05 ? '< 0.1' : short(s.failed)} requests/s fail at ${name}`, null]);
+    for (const [name, s] of sparks) if (s.isFirst && s.failed > 0) news.push([0, 'bad', `✕ ${s.failed < .05 ? '< 0.1' : short(s.failed)} requests/s fail at ${name}`, null, '?failed']);
     for (const [name, s] of sparks) if (s.queued) news.push([1, 'wait', `⧗ ${several(s.queued, 'request')} for ${name} wait`, null]);
     for (const name in loads?.missing || {}) news.push([4, 'rest', `? no load of ${name}: ${loads.missing[name]}`, name]);
     news.sort((a, b) => a[0] - b[0]);
@@ -302,16 +315,16 @@
     const text = JSON.stringify(shown);
     if ($('now').told === text) return;
     $('now').told = text;
-    const focused = document.activeElement?.dataset?.node;
-    $('now').replaceChildren(...shown.map(([, tone, words, name]) => {
+    const focused = document.activeElement?.dataset?.target;
+    $('now').replaceChildren(...shown.map(([, tone, words, name, target = name]) => {
       const item = make('li'), box = make('button', tone, words);
       box.type = 'button';
-      if (name) { box.dataset.node = name; box.addEventListener('click', () => open(name)); } else box.disabled = true;
+      if (target) { box.dataset.target = target; box.addEventListener('click', () => go(target)); } else box.disabled = true;
       item.append(box);
       return item;
     }));
     if (!shown.length) $('now').append(make('li', 'good', '● All is well: nothing fails, nothing is slow, nothing is leaving.'));
-    if (focused) [...$('now').querySelectorAll('button')].find(box => box.dataset.node === focused)?.focus();
+    if (focused) [...$('now').querySelectorAll('button')].find(box => box.dataset.target === focused)?.focus();
   };
 
   // ---- Edges
@@ -331,7 +344,7 @@
     list.slice(0, EDGES_MAX).forEach(f => {
       const a = at.get(f.from), b = at.get(f.to), isBack = b.left < a.right, x1 = isBack ? a.left : a.right, x2 = isBack ? b.right : b.left;
       const bend = (x2 - x1) * .5, d = `M${x1.toFixed()} ${a.y.toFixed()}C${(x1 + bend).toFixed()} ${a.y.toFixed()} ${(x2 - bend).toFixed()} ${b.y.toFixed()} ${x2.toFixed()} ${b.y.toFixed()}`;
-      if (!f.path) { f.path = draw('path', {}); $('edges').append(f.path); }
+      if (!f.path) { f.path = draw('path', { 'data-flow': `${f.from} ${f.to}` }); $('edges').append(f.path); }
       const width = f.rate < .05 ? 1.2 : 1.2 + widest * Math.sqrt(f.rate / top);
       f.drawn = true;
       f.path.setAttribute('d', d);
@@ -370,32 +383,179 @@
     while ($('events').children.length > HAPPENED_MAX) $('events').lastChild.remove();
   };
 
-  // ---- One node
+  // ---- What is opened: a node by its name, `?request=ID`, or `?failed`
 
-  let explained = null, opener = null;
-  const open = name => {
-    if (!tiles.has(name)) return;
+  let explained = null, opener = null, target = null;
+  const ask = async query => {
+    const answer = await fetch('explain?' + query, { signal: AbortSignal.timeout(5000) });
+    if (!answer.ok) throw new Error((await answer.text()).slice(0, 300));
+    return answer.json();
+  };
+  // What an answer makes of the panel, unless something else is open by then.
+  const fill = (query, take) => {
+    const asked = target, then = give => got => { if (target === asked) give(got); };
+    ask(query).then(take).catch(error => [make('p', 'wait', `No answer: ${error.message}`)]).then(then(parts => { if (parts) $('facts').replaceChildren(...parts); }));
+  };
+  const go = to => {
+    if (to[0] !== '?' && !tiles.has(to)) return;
     tiles.get(chosen)?.box.setAttribute('aria-expanded', 'false');
-    opener = tiles.get(name).box;
-    chosen = name; explained = null;
-    opener.setAttribute('aria-expanded', 'true');
+    if (!$('detail').contains(document.activeElement)) opener = document.activeElement;
+    target = to; chosen = to[0] === '?' ? null : to; explained = null;
     $('detail').hidden = false;
     $('facts').told = '';
-    showDetail();
+    for (const part of ['facts', 'fails']) $(part).replaceChildren();
+    if (chosen) {
+      opener = tiles.get(to).box;
+      opener.setAttribute('aria-expanded', 'true');
+      showDetail();
+      ask('node=' + encodeURIComponent(to)).then(got => { if (chosen === to) { explained = got; showDetail(); } }).catch(() => {});
+      ask('failed').then(got => failures(got, to)).then(rows => {
+        if (chosen === to && rows.length) $('fails').replaceChildren(make('h3', '', 'The last requests that failed here'), failedList(rows));
+      }).catch(() => {});
+    } else if (to === '?failed') {
+      say($('who'), 'Requests that failed');
+      fill('failed', showFailed);
+    } else {
+      const id = to.slice(9);
+      say($('who'), 'Request ' + id);
+      fill('request=' + encodeURIComponent(id), showRequest);
+    }
     $('who').focus();
-    light(name);
-    history.replaceState(null, '', '#' + encodeURIComponent(name));
-    fetch('explain?node=' + encodeURIComponent(name)).then(r => r.ok ? r.json() : null).then(got => { if (chosen === name) { explained = got; showDetail(); } }).catch(() => {});
+    light(chosen);
+    history.replaceState(null, '', '#' + (chosen ? encodeURIComponent(to) : to));
   };
   const close = () => {
-    if (!chosen) return;
+    if (!target) return;
     tiles.get(chosen)?.box.setAttribute('aria-expanded', 'false');
-    chosen = null;
+    chosen = target = null;
     $('detail').hidden = true;
     history.replaceState(null, '', '#');
     opener?.focus();
     light(null);
   };
+
+  // ---- One request
+
+  // What is told in words. Whatever else a node says is shown as it is.
+  const HOP = new Set(['node', 'program', 'id', 'at_us', 'cause', 'client', 'method', 'host', 'path', 'is_cut', 'route', 'role', 'attempts', 'attempts_untold',
+    'queue_us', 'connect_us', 'first_byte_us', 'whole_us', 'status', 'end', 'draining', 'draining_untold']);
+  const ATTEMPT = new Set(['node', 'addr', 'instance', 'by', 'generation', 'drawn', 'is_reused', 'failure', 'failed_us']);
+  const DRAWN = new Set(['node', 'addr', 'in_flight', 'weight', 'grown_percent']);
+  const CAUSES = { failed: 'something failed', refused: 'it was refused, or its client went away', sampled: 'it is of the sample' };
+  const list = value => Array.isArray(value) ? value : [];
+  const title = key => key.replace(/^is_/, '').replace(/_us$/, '').replaceAll('_', ' ');
+  const plain = (value, key = '') => typeof value === 'number' && key.endsWith('_us') ? time(value) : value === true ? 'yes' : Array.isArray(value) ? value.map(one => plain(one)).join('; ')
+    : value && typeof value === 'object' ? Object.entries(value).filter(([, one]) => one !== null).map(([of, one]) => `${title(of)} ${plain(one, of)}`).join(', ') : String(value);
+  const others = (told, known) => Object.entries(told).filter(([key, value]) => !known.has(key) && value !== null && value !== false && !(Array.isArray(value) && !value.length))
+    .map(([key, value]) => [title(key), plain(value, key)]);
+  const whose = one => `${one.node ?? 'a node without a sidecar'} (${one.program})`;
+  const asked = hop => `${hop.method || 'Something'} ${hop.host || ''}${hop.path || ''}${hop.is_cut ? '…' : ''}`;
+  const outcome = hop => (hop.status ? `answered with ${hop.status}` : 'not answered') + (hop.end && hop.end !== 'done' ? `, ${hop.end}` : '');
+
+  const story = hop => {
+    const tried = list(hop.attempts).map((one, i) => `${i ? 'then ' : ''}${one.node} ${one.failure ? `failed (${one.failure})` : 'had it'}`);
+    return `${asked(hop)} was ${outcome(hop)}, after ${time(hop.whole_us ?? null)}. ${tried.length ? tried.join(', ') : 'It was given to nobody'}.`;
+  };
+
+  const table = (heads, rows) => {
+    const grid = make('table'), head = make('tr');
+    for (const word of heads) head.append(make('th', '', word));
+    grid.append(head);
+    for (const row of rows) { const line = make('tr'); for (const cell of row) line.append(make('td', '', cell)); grid.append(line); }
+    return grid;
+  };
+
+  const attempt = (one, number) => {
+    const box = make('div', 'attempt'), drawn = list(one.drawn), last = drawn.some(d => others(d, DRAWN).length);
+    const how = [one.by && 'chosen by ' + one.by, one.is_reused ? 'a kept connection' : 'a new connection', one.generation && 'table generation ' + one.generation].filter(Boolean);
+    box.append(make('b', one.failure ? 'bad' : 'good', `${one.failure ? '✕' : '●'} ${number}. ${one.node}`), ` ${one.addr ?? ''}: `);
+    box.append(one.failure ? `failed${typeof one.failed_us === 'number' ? ' after ' + time(one.failed_us) : ''}: ${one.failure}` : 'the last', make('p', '', how.join(', ')));
+    for (const [key, value] of others(one, ATTEMPT)) box.append(make('p', '', `${key}: ${value}`));
+    if (drawn.length) {
+      box.append(table(['drawn', 'in flight', 'weight', ...last ? ['more'] : []], drawn.map(d => [`${d.node === one.node ? '● ' : '○ '}${d.node ?? 'gone: ' + d.addr}`,
+        String(d.in_flight ?? '–'), `${d.weight ?? '–'}${(d.grown_percent ?? 100) < 100 ? ` (${d.grown_percent} % of it)` : ''}`, ...last ? [plain(Object.fromEntries(others(d, DRAWN)))] : []])));
+    }
+    return box;
+  };
+
+  const showHop = (hop, first) => {
+    const box = make('section', 'hop'), facts = make('dl'), later = hop.at_us - first.at_us;
+    const fact = (key, value) => { if (value) facts.append(make('dt', '', key), typeof value === 'string' ? make('dd', '', value) : value); };
+    box.append(make('h3', '', whose(hop) + (later > 0 ? `, ${time(later)} later` : '')));
+    fact('came', new Date(hop.at_us / 1000).toLocaleTimeString() + (hop.client ? ` from ${hop.client}` : ''));
+    fact('asked for', asked(hop));
+    fact('rule', hop.route ?? (hop.role ? `none: all here is for ${hop.role}` : 'none'));
+    fact('role', hop.role);
+    const tries = make('dd'), all = list(hop.attempts);
+    all.forEach((one, i) => {
+      const isLast = i === all.length - 1;
+      if (isLast && hop.attempts_untold) tries.append(make('p', '', `… ${hop.attempts_untold} more that failed`));
+      tries.append(attempt(one, i + 1 + (isLast ? hop.attempts_untold || 0 : 0)));
+    });
+    fact('given to', all.length ? tries : 'nobody');
+    const leaving = list(hop.draining);
+    fact('leaving then', leaving.length ? leaving.join(', ') + (hop.draining_untold ? ` and ${hop.draining_untold} more` : '') : 'nobody');
+    const times = [['waited for room', hop.queue_us], ['connected in', hop.connect_us], ['first byte after', hop.first_byte_us], ['in all', hop.whole_us]];
+    fact('times', times.filter(([, us]) => typeof us === 'number').map(([what, us]) => `${what} ${time(us)}`).join(', '));
+    fact('outcome', outcome(hop));
+    for (const [key, value] of others(hop, HOP)) fact(key, value);
+    fact('kept because', CAUSES[hop.cause] ?? hop.cause);
+    box.append(facts);
+    return box;
+  };
+
+  // Who keeps what, and how to have more kept.
+  const keeping = account => {
+    const now = Date.now() * 1000, what = { failed: 'that failed', refused: 'that were refused', sampled: 'of all others, one in 64' };
+    const lines = list(account.keepers).map(one => whose(one) + (one.is_nameless
+      ? ' keeps nothing: its requests have no ids. Start it with --request-id make (or keep, behind another proxy), or with CONCERTINA_PROXY_REQUEST_ID=make.'
+      : ' keeps ' + Object.entries(one.kept || {}).map(([cause, kept]) => `the last ${kept.room} ${what[cause] ?? cause} (all since ${kept.since_us ? time(Math.max(0, now - kept.since_us)) + ' ago' : 'it started'})`).join('; ') + '.'));
+    for (const [node, why] of Object.entries(account.missing || {})) lines.push(`${node} ${why}.`);
+    return (lines.length ? lines : ['No proxy and no front has answered.']).map(line => make('p', '', line));
+  };
+
+  const link = (to, words) => {
+    const box = make('button', 'link', words);
+    box.type = 'button';
+    box.addEventListener('click', () => go(to));
+    return box;
+  };
+  const showRequest = account => {
+    const hops = list(account.hops), parts = [];
+    if (hops.length) parts.push(make('p', 'story', story(hops[0])), ...hops.map(hop => showHop(hop, hops[0])), ...Object.entries(account.missing || {}).map(([node, why]) => make('p', 'wait', `? ${node} ${why}`)));
+    else parts.push(make('p', 'story', 'Nothing is kept of a request of this id: it passed none of these, went well and is not of their samples, or later ones took its place.'), ...keeping(account));
+    return [...parts, link('?failed', 'The last requests that failed')];
+  };
+
+  // The last ones, or those that passed a node: each once, as its first hop tells it.
+  const failures = (account, node) => {
+    const first = new Map();
+    for (const hop of list(account.hops)) {
+      const isOf = !node || hop.node === node || list(hop.attempts).some(one => one.node === node);
+      if (hop.id && isOf && !first.has(hop.id)) first.set(hop.id, hop);
+    }
+    return [...first.values()].sort((a, b) => b.at_us - a.at_us).slice(0, node ? 8 : 24).map(hop => {
+      const lost = list(hop.attempts).filter(one => one.failure).map(one => `${one.node}: ${one.failure}`);
+      return [hop.id, `${clock(hop.at_us / 1000)}  ${hop.status ?? '–'}  ${asked(hop)}`, [hop.node, hop.end !== 'done' && hop.end, ...lost].filter(Boolean).join(' · ')];
+    });
+  };
+  const failedList = rows => {
+    const found = make('ol', 'failed');
+    for (const [id, words, why] of rows) {
+      const item = make('li'), box = link('?request=' + id, words);
+      box.append(make('small', '', why));
+      item.append(box);
+      found.append(item);
+    }
+    return found;
+  };
+  const showFailed = account => {
+    const rows = failures(account), again = link('?failed', 'Look again');
+    if (rows.length) return [make('p', '', 'The last ones, the newest first. Click one to see why.'), failedList(rows), again];
+    return [make('p', 'story', 'No request is known that failed.'), ...keeping(account), again];
+  };
+
+  // ---- One node
 
   const showDetail = () => {
     const one = tiles.get(chosen);
@@ -413,27 +573,21 @@
     if (m.routes?.length) facts.push(['routes', m.routes.join('  ')]);
     if (m.protocol) facts.push(['protocol', m.protocol]);
     if (one.stats.count) facts.push(['under way', String(one.stats.flight)]);
-    const table = (title, list, name) => list.length ? [title, list.sort((a, b) => b.rate - a.rate).slice(0, 50).map(f => [name(f), short(f.rate), f.us === null ? '–' : time(f.us), String(f.flight), short(f.failures)])] : null;
-    const all = [...flows.values()], tables = [table('Asked by', all.filter(f => f.to === chosen), f => f.from), table('Asks', all.filter(f => f.from === chosen), f => f.to)].filter(Boolean);
+    const flowing = (title, list, name) => list.length ? [title, list.sort((a, b) => b.rate - a.rate).slice(0, 50).map(f => [name(f), short(f.rate), f.us === null ? '–' : time(f.us), String(f.flight), short(f.failures)])] : null;
+    const all = [...flows.values()], tables = [flowing('Asked by', all.filter(f => f.to === chosen), f => f.from), flowing('Asks', all.filter(f => f.from === chosen), f => f.to)].filter(Boolean);
     const text = JSON.stringify([facts, tables]);
     if ($('facts').told === text) return;
     $('facts').told = text;
     say($('who'), m.name);
-    const list = make('dl');
-    for (const [key, value] of facts) list.append(make('dt', '', key), make('dd', '', value));
-    const parts = [list];
-    for (const [title, rows] of tables) {
-      const grid = make('table'), head = make('tr');
-      for (const word of [title, 'per s', 'takes', 'now', 'fail/s']) head.append(make('th', '', word));
-      grid.append(head);
-      for (const row of rows) { const line = make('tr'); for (const cell of row) line.append(make('td', '', cell)); grid.append(line); }
-      parts.push(grid);
-    }
+    const told = make('dl');
+    for (const [key, value] of facts) told.append(make('dt', '', key), make('dd', '', value));
+    const parts = [told];
+    for (const [title, rows] of tables) parts.push(table([title, 'per s', 'takes', 'now', 'fail/s'], rows));
     if (m.admin_port && m.name !== state.node && /^[\d.]+:\d+$|^\[[\da-f:]+\]:\d+$/i.test(address(m, m.admin_port))) {
-      const link = make('a', '', 'The map as this node sees it');
-      link.href = `http://${address(m, m.admin_port)}/`;
-      link.rel = 'noreferrer';
-      parts.push(link);
+      const there = make('a', '', 'The map as this node sees it');
+      there.href = `http://${address(m, m.admin_port)}/`;
+      there.rel = 'noreferrer';
+      parts.push(there);
     }
     $('facts').replaceChildren(...parts);
   };
@@ -456,16 +610,21 @@
     const on = document.activeElement;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === 'Escape') {
-      if (chosen) close(); else if (filter) { $('find').value = filter = ''; show(); }
+      if (target) close(); else if (filter) { $('find').value = filter = ''; show(); }
+    } else if (event.key === 'Enter' && on === $('find') && filter) {
+      const found = [...tiles.values()].find(one => !one.box.classList.contains('other'));
+      if (found) go(found.member.name); else if (sought) go('?request=' + sought);
     } else if (on?.tagName === 'INPUT') return;
     else if (event.key === '/') { event.preventDefault(); $('find').focus(); }
     else if (event.key === 'p') $('pause').click();
+    else if (event.key === 'f') go('?failed');
     else if (event.key.startsWith('Arrow') && !$('detail').contains(on)) {
       if (on?.classList.contains('tile')) { event.preventDefault(); move(on, event.key); }
       else if (on === document.body || on === $('map')) { const first = $('roles').querySelector('.tile'); if (first) { event.preventDefault(); first.focus(); } }
     }
   });
   $('close').addEventListener('click', close);
+  $('failures').addEventListener('click', () => go('?failed'));
   $('find').addEventListener('input', () => { filter = $('find').value.trim().toLowerCase(); if (state) show(); });
   $('pause').addEventListener('click', () => {
     isPaused = !isPaused;
@@ -495,10 +654,11 @@
     }
   };
   for (const [glyph, word] of [STATES.ready, STATES.checking, STATES.draining, STATES.unhealthy, STATES.failed]) $('legend').append(make('span', '', `${glyph} ${word}`));
-  $('legend').append(make('span', '', '━ as thick as its traffic'), make('span', '', '╍ requests fail'), make('span', '', 'Arrow keys move, Enter opens, Esc closes, / finds, p pauses'));
-  // An address with a node's name behind the # opens that.
-  let asked = '';
-  try { asked = decodeURIComponent(location.hash.slice(1)); } catch { /* Not one of ours. */ }
-  poll('state', STATE_MS, next => { takeState(next); if (asked) { show(); open(asked); asked = ''; } });
+  $('legend').append(make('span', 'wide', '━ as thick as its traffic'), make('span', 'wide', '╍ requests fail'), make('span', 'narrow', '→ sends requests there'), make('span', 'narrow', '← has them from there'),
+    make('span', 'narrow', '✕ of which fail'), make('span', 'wide', 'Arrow keys move, Enter opens, Esc closes, / finds a node or a request, f shows what failed, p pauses'));
+  // An address with a node's name behind the # opens that, or `?request=ID`, or `?failed`.
+  let first = '';
+  try { first = decodeURIComponent(location.hash.slice(1)); } catch { /* Not one of ours. */ }
+  poll('state', STATE_MS, next => { takeState(next); if (first) { show(); go(first); first = ''; } });
   poll('load', LOAD_MS, next => { if (state) { takeLoads(next); place(); light(lit === chosen ? null : lit); } });
 })();

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use feed::{
-    recall::{Recalled, RequestId},
+    recall::{Recalled, Which},
     request::Choice,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -47,8 +47,8 @@ struct Order {
 enum Look {
     /// Whom it would choose of a role, by its position.
     Choice { role: usize, key: Option<u64>, told: oneshot::Sender<Choice> },
-    /// What it keeps of a request.
-    Recall { id: RequestId, told: oneshot::Sender<Recalled> },
+    /// What it keeps of these requests.
+    Recall { which: Which, told: oneshot::Sender<Recalled> },
 }
 
 impl Hand {
@@ -68,10 +68,10 @@ impl Hand {
         choice.await.ok()
     }
 
-    /// What it keeps of the requests of this id; none: it has ended.
-    pub(super) async fn recall(&self, id: &RequestId) -> Option<Recalled> {
+    /// What it keeps of these requests; none: it has ended.
+    pub(super) async fn recall(&self, which: &Which) -> Option<Recalled> {
         let (told, recalled) = oneshot::channel();
-        self.looks.send(Look::Recall { id: id.clone(), told }).ok()?;
+        self.looks.send(Look::Recall { which: which.clone(), told }).ok()?;
         recalled.await.ok()
     }
 
@@ -92,7 +92,7 @@ impl Look {
                     let _ = told.send(choice);
                 }
             }
-            Self::Recall { id, told } => drop(told.send(worker.recall(id.as_str()))),
+            Self::Recall { which, told } => drop(told.send(worker.recall(&which))),
         }
     }
 }

@@ -65,6 +65,7 @@ impl From<&Kept> for Hop {
         Self {
             node: None,
             program: feed::control::PROXY.to_owned(),
+            id: kept.id.as_str().parse().ok(),
             at_us: kept.at_us(),
             cause: kept.cause,
             client: kept.client.map(|client| client.to_string()),

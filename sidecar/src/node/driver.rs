@@ -2,6 +2,7 @@
 
 mod admin;
 mod company;
+mod desk;
 mod errands;
 mod news;
 mod place;
@@ -279,9 +280,9 @@ impl Driver {
                 let survey = self.survey();
                 spawn_local(async move { drop(reply.send(survey.take().await)) });
             }
-            Request::Recall(id, reply) => {
+            Request::Recall(which, reply) => {
                 let recall = self.recall();
-                spawn_local(async move { drop(reply.send(recall.take(id).await)) });
+                spawn_local(async move { drop(reply.send(recall.take(which).await)) });
             }
             Request::Drain(reply) => self.handle_drain(reply),
         }

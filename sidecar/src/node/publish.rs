@@ -17,7 +17,7 @@ use feed::{
     event::UserEvent,
     frame::{Applied, Member, SidecarHello, VERSION, Wait},
     keys::KeysAt,
-    recall::{Account, RequestId},
+    recall::{Account, Which},
     report::Loads,
     stats::{Histogram, Stats},
     ticket::TicketKeys,
@@ -69,8 +69,8 @@ pub(crate) enum Request {
     Glance(oneshot::Sender<Glance>),
     /// Somebody asked how much the cluster has to do.
     Load(oneshot::Sender<Loads>),
-    /// Somebody asked what has become of a request.
-    Recall(RequestId, oneshot::Sender<Account>),
+    /// Somebody asked what has become of requests.
+    Recall(Which, oneshot::Sender<Account>),
     /// Somebody asked the node to drain, and waits for the end of that.
     Drain(oneshot::Sender<Drained>),
     /// Somebody wants something done with the keys of all members.

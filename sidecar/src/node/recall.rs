@@ -1,11 +1,11 @@
-//! What has become of a request: asked of one sidecar, which asks the process beside it, and by a stream each those members that may have
-//! passed it on. Like the load, it is asked of nobody before somebody asks here.
+//! What has become of a request, and which were the last that failed: asked of one sidecar, which asks the process beside it, and by a stream
+//! each those members that may have passed requests on. Like the load, it is asked of nobody before somebody asks here.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use feed::{
     Name, control,
-    recall::{Account, RequestId},
+    recall::{Account, Which},
 };
 use tokio::time::Instant;
 
@@ -25,9 +25,9 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// What it keeps of a request.
-    async fn recall(self, id: &RequestId) -> Account {
-        let (mut account, is_silent) = control::recall(&self.feed, Some(&self.node), id).await;
+    /// What it keeps of these requests.
+    async fn recall(self, which: &Which) -> Account {
+        let (mut account, is_silent) = control::recall(&self.feed, Some(&self.node), which).await;
         if is_silent {
             account.missing.insert(self.node, "its role's process did not answer in time".to_owned());
         }
@@ -35,14 +35,14 @@ impl Beside {
     }
 
     /// The packet that answers another sidecar.
-    pub(crate) async fn answer(self, id: RequestId, envelope: Envelope) -> Vec<u8> {
+    pub(crate) async fn answer(self, which: Which, envelope: Envelope) -> Vec<u8> {
         // Names and numbers can all be written.
-        envelope.encode(Kind::Recall, &serde_json::to_vec(&self.recall(&id).await).unwrap_or_default())
+        envelope.encode(Kind::Recall, &serde_json::to_vec(&self.recall(&which).await).unwrap_or_default())
     }
 }
 
-/// Reads which request another sidecar asks for.
-pub(crate) fn parse_id(payload: &[u8]) -> Option<RequestId> {
+/// Reads which requests another sidecar asks for.
+pub(crate) fn parse_which(payload: &[u8]) -> Option<Which> {
     std::str::from_utf8(payload).ok()?.parse().ok()
 }
 
@@ -57,12 +57,13 @@ pub(crate) struct Recall {
 
 impl Recall {
     /// Asks everybody, and is back in time with what has come by then.
-    pub(crate) async fn take(self, id: RequestId) -> Account {
+    pub(crate) async fn take(self, which: Which) -> Account {
         let Self { beside, others, gate, envelope } = self;
         let late = |(node, _): &(Name, SocketAddr)| (node.clone(), "did not answer in time".to_owned());
         let mut told = Account { missing: others.iter().map(late).collect(), ..Account::default() };
         let mut room = BYTES_MAX;
-        let question = (Kind::Recall, id.as_str().as_bytes());
+        let question = which.to_string();
+        let question = (Kind::Recall, question.as_bytes());
         let deadline = Instant::now() + PERIOD_MAX;
         let gathering = gather(&others, &gate, &envelope, question, deadline, |node, answer| {
             match answer.and_then(|payload| parse(&payload, node, &mut room)) {
@@ -73,7 +74,7 @@ impl Recall {
                 Err(why) => drop(told.missing.insert(node.clone(), why)),
             }
         });
-        let ((), own) = tokio::join!(gathering, beside.recall(&id));
+        let ((), own) = tokio::join!(gathering, beside.recall(&which));
         told.add(own);
         told
     }
@@ -110,9 +111,10 @@ mod tests {
 
     #[test]
     fn an_id_that_is_asked_for_is_one() {
-        assert_eq!(parse_id(b"a-1"), "a-1".parse().ok());
+        assert_eq!(parse_which(b"a-1"), "a-1".parse().ok());
+        assert_eq!(parse_which(b"!failed"), Some(Which::Failed));
         for bad in [&b""[..], b"\xff", b"a b", &[b'x'; 65]] {
-            assert_eq!(parse_id(bad), None);
+            assert_eq!(parse_which(bad), None);
         }
     }
 }

@@ -1,41 +1,29 @@
-//! The admin port: where it is, and who answers there. Everything that needs the membership is asked of the driver's loop.
+//! The admin port: where it is, and what a drain is there.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
     rc::Rc,
-    sync::Arc,
-    time::Duration,
 };
 
-use ::admin::{Answer, Asked, Token, asked::Format};
-use ::program::metrics::{merge, to_prometheus};
+use ::admin::Token;
 use anyhow::Context;
-use feed::{
-    FromSidecar, ToSidecar,
-    ask::ask,
-    control::{self, PROXY, Question},
-    frame::FeedError,
-    stats::Histogram,
-};
+use feed::stats::Histogram;
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::spawn_local,
-    time::{Instant, timeout},
 };
 
-use super::Driver;
+use super::{Driver, desk::Desk};
 use crate::{
     cluster::input::Input,
     config::{ADMIN_PORT, AdminAt, Args},
     node::{
-        glance::{Drain, Drained, Glance, Process, json, targets},
+        glance::{Drain, Drained, Glance, Process},
         intake::Intake,
-        link::unix_ms,
-        procfs::{self, Usage},
+        procfs::Usage,
         publish::{Publisher, Request},
-        seats::{Limits, Seat, Seats, Standing},
+        seats::{Limits, Seats},
     },
 };
 
@@ -43,12 +31,6 @@ use crate::{
 /// those go that have said nothing for longest.
 const CONNECTIONS_MAX: usize = 64;
 const CONNECTIONS_SHARE: usize = 2;
-
-/// How long what was told of the cluster's load is told again: ten that look at it together cost little more than one.
-const FRESH_PERIOD: Duration = Duration::from_millis(300);
-
-/// How long the sidecar may take to explain: it has to look.
-const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens the admin port and answers there; its port, if others reach it at this address of the node, else 0.
 pub(super) async fn start(
@@ -60,7 +42,7 @@ pub(super) async fn start(
     let Some(admin) = Admin::open(args).await? else { return Ok(0) };
     let port = admin.port_at(ip);
     let (publisher, feed) = (publisher.clone(), args.feed.clone());
-    spawn_local(admin.serve(Desk { publisher, requests, feed, loads: Arc::default() }));
+    spawn_local(admin.serve(Desk::new(publisher, requests, feed)));
     Ok(port)
 }
 
@@ -131,117 +113,6 @@ fn default_addr(bind: IpAddr) -> SocketAddr {
     SocketAddr::new(ip, ADMIN_PORT)
 }
 
-/// Who answers.
-struct Desk {
-    publisher: Publisher,
-    requests: mpsc::UnboundedSender<Request>,
-    /// Of this sidecar: beside it, the role's process is asked.
-    feed: PathBuf,
-    /// What was told of the cluster's load, and when. Locked while the cluster is asked.
-    loads: Arc<Mutex<Option<(Instant, Answer)>>>,
-}
-
-impl Desk {
-    async fn answer(&self, asked: Asked, seat: &Seat<IpAddr>) -> Answer {
-        seat.note(Standing::Spoke);
-        let answer = match asked {
-            Asked::Sd { role } => {
-                Some(Answer::json(200, targets(&self.publisher.members(), role.as_deref())))
-            }
-            Asked::Reload => Some(self.reload().await),
-            Asked::Drain => {
-                seat.note(Standing::Proven);
-                self.ask(Request::Drain).await.map(|drained| {
-                    let status = if drained.held_up_by.is_empty() { 200 } else { 504 };
-                    Answer::json(status, json(&Drain::Drained(drained)))
-                })
-            }
-            Asked::Metrics(format) => self.metrics(format).await,
-            Asked::Health => {
-                self.ask(Request::Glance).await.map(|glance| Answer::text(200, glance.health_line()))
-            }
-            Asked::Ready => self.ask(Request::Glance).await.map(|glance| {
-                let is_ready = glance.health.state == feed::frame::MemberState::Ready;
-                Answer::text(if is_ready { 200 } else { 503 }, glance.health_line())
-            }),
-            Asked::State => self.ask(Request::Glance).await.map(|glance| Answer::json(200, glance.state())),
-            Asked::Load => self.load().await,
-            Asked::Explain { node } => Some(self.explain(&node).await),
-            Asked::Page(page) => Some(Answer::page(page)),
-            Asked::Drained => {
-                self.ask(Request::Glance).await.map(|glance| Answer::json(200, json(&glance.drain)))
-            }
-        };
-        answer.unwrap_or_else(|| Answer::text(503, "the sidecar is ending"))
-    }
-
-    /// Asks the driver's loop; none if that ends first.
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        ask_driver(&self.requests, request).await
-    }
-
-    /// What is counted here, and what the processes beside it have counted, if they can be asked.
-    async fn metrics(&self, format: Format) -> Option<Answer> {
-        let glance = self.ask(Request::Glance).await?;
-        let own = glance.metrics(procfs::uptime().unwrap_or_default(), Duration::from_millis(unix_ms()));
-        let others = control::metrics(&self.feed).await;
-        let all: Vec<&str> = std::iter::once(&own).chain(&others).map(String::as_str).collect();
-        let document = merge(&all);
-        let body = match format {
-            Format::OpenMetrics => document,
-            Format::Prometheus => to_prometheus(&document),
-        };
-        Some(Answer { status: 200, content_type: format.content_type(), body: body.into() })
-    }
-
-    /// How much the cluster has to do. Those that ask at nearly one time are told the same: the cluster is asked once.
-    async fn load(&self) -> Option<Answer> {
-        let mut known = self.loads.clone().lock_owned().await;
-        if let Some((at, told)) = &*known
-            && at.elapsed() < FRESH_PERIOD
-        {
-            return Some(told.clone());
-        }
-        let requests = self.requests.clone();
-        // Whoever asks and goes at once would leave a survey behind each time, and nothing told: so it goes on without him, and holds
-        // the lock until it is over.
-        let asking = spawn_local(async move {
-            let told = Answer::json(200, json(&ask_driver(&requests, Request::Load).await?));
-            *known = Some((Instant::now(), told.clone()));
-            Some(told)
-        });
-        asking.await.ok()?
-    }
-
-    /// What this node knows of a member, and why: asked where people ask it.
-    async fn explain(&self, node: &str) -> Answer {
-        let Ok(name) = node.parse() else { return Answer::text(400, "expected the name of a node") };
-        let asking = async { ask(&self.feed, ToSidecar::Explain { name }).await?.next().await };
-        match timeout(EXPLAIN_TIMEOUT, asking).await {
-            Ok(Ok(FromSidecar::Explained(explanation))) => Answer::json(200, json(&explanation)),
-            Ok(Err(FeedError::Refused(why))) => Answer::text(404, why),
-            Ok(_) | Err(_) => Answer::text(503, "the sidecar has not answered"),
-        }
-    }
-
-    async fn reload(&self) -> Answer {
-        match control::ask(&self.feed, PROXY, Question::Reload).await {
-            Ok(control::Answer::Done(difference)) => Answer::text(200, difference.trim_end()),
-            Ok(control::Answer::Refused(why)) => Answer::text(422, why.trim_end()),
-            Err(error) => Answer::text(502, format!("no proxy answers beside this sidecar: {error}")),
-        }
-    }
-}
-
-async fn ask_driver<T>(
-    requests: &mpsc::UnboundedSender<Request>,
-    request: impl FnOnce(oneshot::Sender<T>) -> Request,
-) -> Option<T> {
-    let (reply, answer) = oneshot::channel();
-    requests.send(request(reply)).ok()?;
-    answer.await.ok()
-}
-
 /// The drains of this node, and who waits for the end of one.
 #[derive(Debug, Default)]
 pub(super) struct Drains {
@@ -307,46 +178,7 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use feed::report::Loads;
-    use futures_util::FutureExt;
-    use tokio::{task::LocalSet, time::advance};
-
     use super::*;
-    use crate::cluster::labels::Labels;
-
-    async fn told_once(desk: &Desk, requests: &mut mpsc::UnboundedReceiver<Request>) -> Answer {
-        let surveying = async {
-            let Some(Request::Load(reply)) = requests.recv().await else { panic!("asks for something else") };
-            reply.send(Loads::default()).unwrap();
-        };
-        let (first, second, ()) = tokio::join!(desk.load(), desk.load(), surveying);
-        let (first, second) = (first.unwrap(), second.unwrap());
-        assert_eq!(first.body.as_ptr(), second.body.as_ptr(), "it is there once");
-        assert!(requests.try_recv().is_err(), "the cluster is asked once");
-        first
-    }
-
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn those_that_ask_for_the_load_and_go_at_once_cause_one_survey() {
-        let asking = async {
-            let (outbox, mut requests) = mpsc::unbounded_channel();
-            let (node, cluster, labels) = ("app1".parse().unwrap(), "default".into(), Labels::default());
-            let publisher = Publisher::new(node, cluster, labels, outbox.clone());
-            let feed = "/none/feed.sock".into();
-            let desk = Desk { publisher, requests: outbox, feed, loads: Arc::default() };
-            for _ in 0..3 {
-                assert_eq!(desk.load().now_or_never(), None, "who asks goes");
-                tokio::task::yield_now().await;
-            }
-            let told = told_once(&desk, &mut requests).await;
-            advance(FRESH_PERIOD - Duration::from_millis(1)).await;
-            assert_eq!(desk.load().await, Some(told), "it is told again");
-            assert!(requests.try_recv().is_err());
-            advance(Duration::from_millis(1)).await;
-            told_once(&desk, &mut requests).await;
-        };
-        LocalSet::new().run_until(asking).await;
-    }
 
     #[test]
     fn by_default_the_port_is_this_machines_alone_and_each_nodes_own() {

@@ -136,11 +136,11 @@ impl Driver {
                 });
             }
             Ok((Kind::Recall, payload)) => {
-                let Some(id) = recall::parse_id(payload) else {
+                let Some(which) = recall::parse_which(payload) else {
                     return self.gate.borrow_mut().note_drop(link.peer(), PacketError::Malformed);
                 };
                 let (beside, envelope) = (self.beside(), self.envelope);
-                let answering = async move { link.send(beside.answer(id, envelope).await).await };
+                let answering = async move { link.send(beside.answer(which, envelope).await).await };
                 spawn_local(async move {
                     let _seat = seat;
                     let _ = timeout(SYNC_TIMEOUT, answering).await;

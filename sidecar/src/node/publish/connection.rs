@@ -107,7 +107,7 @@ impl Board {
             }
             ToSidecar::Recall { id } => {
                 let (reply, account) = oneshot::channel();
-                let _ = self.requests.send(Request::Recall(id, reply));
+                let _ = self.requests.send(Request::Recall(id.into(), reply));
                 connection.send(FromSidecar::Recalled(account.await.map_err(|_| FeedError::Closed)?)).await
             }
             ToSidecar::Keys(asked) => {
