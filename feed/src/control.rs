@@ -145,7 +145,7 @@ impl Answer {
             Self::Done(text) => (DONE, text),
             Self::Refused(text) => (REFUSED, text),
         };
-        format!("{word}\n{text}\n")
+        [word, text, ""].join("\n")
     }
 
     /// What was sent; none if it is no whole answer.

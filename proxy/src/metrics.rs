@@ -3,7 +3,6 @@
 //! Labels are the names of roles and nodes as the tables have them, and words from closed lists. What a client sends is in none of them.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -277,10 +276,10 @@ fn add_upstreams(document: &mut Exposition, roles: &[Arc<Role>]) {
     let listings: Vec<_> = roles.iter().map(|role| (role.name.as_str(), role.listing())).collect();
     let all =
         || listings.iter().flat_map(|(role, listing)| listing.endpoints.iter().map(move |e| (*role, e)));
-    // Two of one name, for a moment: a node that restarts. A series is there once.
-    let mut seen = BTreeSet::new();
-    let told: Vec<_> =
-        all().filter(|(role, e)| seen.insert((*role, e.node.clone()))).take(UPSTREAMS_TOLD_MAX).collect();
+    // Two of one name, for a moment: a node that restarts. Tables are sorted by names, and a series is there once.
+    let mut told: Vec<_> = all().collect();
+    told.dedup_by(|(role, e), (other_role, other)| role == other_role && e.node == other.node);
+    told.truncate(UPSTREAMS_TOLD_MAX);
     document.one(&UNTOLD, all().count().saturating_sub(told.len()) as u64);
     let mut in_flight = document.family(&UPSTREAM_IN_FLIGHT);
     for (role, endpoint) in &told {
