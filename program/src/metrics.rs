@@ -78,6 +78,12 @@ pub struct Exposition {
 }
 
 impl Exposition {
+    /// One that is written where a text is that is not needed any more: fresh memory has to be cleared by the kernel.
+    pub fn in_place_of(mut text: String) -> Self {
+        text.clear();
+        Self { text }
+    }
+
     /// Begins a family, which must not have been there before; it is told of even if no sample follows.
     pub fn family(&mut self, family: &'static Family) -> Samples<'_> {
         let text = &mut self.text;
@@ -127,7 +133,12 @@ impl Samples<'_> {
     pub fn add_histogram(&mut self, labels: &[&str], buckets: &[(f64, u64)], over: u64, sum: f64) {
         // With its point, which bounds have to have to be the same text everywhere.
         let bounds: Vec<_> = buckets.iter().map(|(bound, values)| (format!("{bound:?}"), *values)).collect();
-        self.push_histogram(labels, bounds.iter().map(|(bound, values)| (bound.as_str(), *values)), over, sum);
+        self.push_histogram(
+            labels,
+            bounds.iter().map(|(bound, values)| (bound.as_str(), *values)),
+            over,
+            sum,
+        );
     }
 
     /// The same with the text of each bound.

@@ -31,7 +31,7 @@ use crate::{
     pipe::Pipes,
     recall::Memory,
     route::{self, Key, Rules, Table, Verdict},
-    stats::{Phase, Stats},
+    stats::{Phase, Retry, Stats},
     stream::tls::{Shelves, Turns},
     upstream::{
         Avoided, Lease, Pool, Roster, Ticket, Upstream, Wanted,
@@ -279,9 +279,12 @@ impl Worker {
         self.with_routes(|routes| routes.find(key).map(|led| led.target.clone()))
     }
 
-    /// What that route is.
-    pub(crate) fn route_of(&self, key: &Key) -> Option<Route> {
-        self.with_routes(|routes| routes.find(key).map(|led| led.route.clone()))
+    /// What that route is, and the next best that matches.
+    pub(crate) fn routes_of(&self, key: &Key) -> [Option<Route>; 2] {
+        self.with_routes(|routes| {
+            let mut all = routes.matches(key).map(|led| led.route.clone());
+            [all.next(), all.next()]
+        })
     }
 
     /// The role that has a host by its name, whatever the path; none where that takes a look at requests.
@@ -370,10 +373,10 @@ impl Worker {
     }
 
     /// Whether the role's budget has another retry; counts it as done, or as denied.
-    pub(crate) fn take_retry(&self, role: usize) -> bool {
+    pub(crate) fn take_retry(&self, role: usize, why: Retry) -> bool {
         let is_granted = self.rosters.borrow()[role].take_retry(self.deadlines.now_ms());
         if is_granted {
-            self.note_retry(role);
+            self.note_retry(role, why);
         } else {
             self.stats.retries_denied.add(1);
         }
@@ -381,8 +384,9 @@ impl Worker {
     }
 
     /// Counts a further attempt for a request of this role.
-    pub(crate) fn note_retry(&self, role: usize) {
+    pub(crate) fn note_retry(&self, role: usize, why: Retry) {
         self.stats.retries.add(1);
+        self.stats.retried.note(why);
         self.rosters.borrow()[role].answers.note_retry();
     }
 
@@ -393,7 +397,7 @@ impl Worker {
         let is_granted =
             roster.has_better(self.wanted(avoid, None)) && roster.take_retry(self.deadlines.now_ms());
         if is_granted {
-            self.note_retry(role);
+            self.note_retry(role, Retry::Lost);
         }
         is_granted
     }

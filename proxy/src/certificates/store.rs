@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -67,7 +68,7 @@ impl Store {
         for pair in &pairs {
             // Before the file: what is written meanwhile is noticed later.
             let mark = Mark::of(pair);
-            by_pair.insert(pair.clone(), (mark, Arc::new(Certificate::read(pair, &self.shared)?)));
+            by_pair.insert(pair.clone(), (mark, self.read_pair(pair)?));
         }
         let read = Read { files: files.clone(), pairs, by_pair, wrong: HashMap::new() };
         self.publish(&read);
@@ -97,10 +98,10 @@ impl Store {
             if known || read.wrong.get(&Some(pair.clone())).is_some_and(told_wrong) {
                 continue;
             }
-            match Certificate::read(pair, &self.shared) {
+            match self.read_pair(pair) {
                 Ok(certificate) => {
                     read.wrong.remove(&Some(pair.clone()));
-                    read.by_pair.insert(pair.clone(), (mark, Arc::new(certificate)));
+                    read.by_pair.insert(pair.clone(), (mark, certificate));
                     taken += 1;
                 }
                 Err(error) => told.extend(read.note_wrong(Some(pair.clone()), Some(mark), error)),
@@ -113,6 +114,15 @@ impl Store {
             self.publish(&read);
         }
         (taken, told)
+    }
+
+    fn read_pair(&self, pair: &CertificatePair) -> Result<Arc<Certificate>, CertificateError> {
+        let certificate = Certificate::read(pair, &self.shared)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Some(warning) = certificate.warning(now) {
+            tracing::warn!(certificate = certificate.file, "{warning}");
+        }
+        Ok(Arc::new(certificate))
     }
 
     fn publish(&self, read: &Read) {

@@ -14,7 +14,7 @@ use anyhow::Context;
 use feed::{
     FromSidecar, ToSidecar,
     ask::ask,
-    control::{self, PROXY, Question},
+    control::{self, PROXY, Question, Scraper},
     frame::FeedError,
     stats::Histogram,
 };
@@ -60,7 +60,8 @@ pub(super) async fn start(
     let Some(admin) = Admin::open(args).await? else { return Ok(0) };
     let port = admin.port_at(ip);
     let (publisher, feed) = (publisher.clone(), args.feed.clone());
-    spawn_local(admin.serve(Desk { publisher, requests, feed, loads: Arc::default() }));
+    let scraper = Scraper::new(feed.clone());
+    spawn_local(admin.serve(Desk { publisher, requests, feed, scraper, loads: Arc::default() }));
     Ok(port)
 }
 
@@ -137,6 +138,7 @@ struct Desk {
     requests: mpsc::UnboundedSender<Request>,
     /// Of this sidecar: beside it, the role's process is asked.
     feed: PathBuf,
+    scraper: Scraper,
     /// What was told of the cluster's load, and when. Locked while the cluster is asked.
     loads: Arc<Mutex<Option<(Instant, Answer)>>>,
 }
@@ -184,7 +186,7 @@ impl Desk {
     async fn metrics(&self, format: Format) -> Option<Answer> {
         let glance = self.ask(Request::Glance).await?;
         let own = glance.metrics(procfs::uptime().unwrap_or_default(), Duration::from_millis(unix_ms()));
-        let others = control::metrics(&self.feed).await;
+        let others = self.scraper.metrics().await;
         let all: Vec<&str> = std::iter::once(&own).chain(&others).map(String::as_str).collect();
         let document = merge(&all);
         let body = match format {
@@ -332,8 +334,9 @@ mod tests {
             let (outbox, mut requests) = mpsc::unbounded_channel();
             let (node, cluster, labels) = ("app1".parse().unwrap(), "default".into(), Labels::default());
             let publisher = Publisher::new(node, cluster, labels, outbox.clone());
-            let feed = "/none/feed.sock".into();
-            let desk = Desk { publisher, requests: outbox, feed, loads: Arc::default() };
+            let feed = PathBuf::from("/none/feed.sock");
+            let scraper = Scraper::new(feed.clone());
+            let desk = Desk { publisher, requests: outbox, feed, scraper, loads: Arc::default() };
             for _ in 0..3 {
                 assert_eq!(desk.load().now_or_never(), None, "who asks goes");
                 tokio::task::yield_now().await;
