@@ -233,6 +233,8 @@ impl<C> Lease<C> {
             // Of an endpoint's weight, which has 16 bits.
             weight: u16::try_from(load.share).unwrap_or(u16::MAX),
             grown_percent: 100,
+            tier: String::new(),
+            is_ejected: false,
         };
         Attempt {
             node: self.app.node.clone(),
@@ -240,6 +242,7 @@ impl<C> Lease<C> {
             instance: self.app.id.instance,
             by: "load".to_owned(),
             generation: None,
+            among: None,
             drawn: self.drawn.iter().flatten().map(drawn).collect(),
             is_reused: !self.app.idle.borrow().is_empty(),
             failure: None,

@@ -6,15 +6,19 @@
 //!
 //! Its sidecar asks for metrics and load, people have a proxy read its file again. A process that serves no such socket is asked nothing.
 
+mod scraper;
+
 use std::{
     convert::Infallible,
-    future::pending,
+    future::{pending, poll_fn},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     str::FromStr,
+    task::Poll,
     time::Duration,
 };
 
+use bytes::Buf;
 use futures_util::future::join_all;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -28,6 +32,7 @@ use crate::{
     request::Inquiry,
     socket::{self, Served, SocketError},
 };
+pub use scraper::Scraper;
 
 /// Bytes of a question with its end: longer ones are none. A request's target alone may have 8 KiB.
 pub const QUESTION_BYTES_MAX: u64 = 16 * 1024;
@@ -51,6 +56,11 @@ const SOCKET_MODE: u32 = 0o600;
 const EXPLAIN: &str = "explain ";
 /// And one about a request that was.
 const RECALL: &str = "recall ";
+
+/// What the question of an asker begins with who has more: the answer says how long it is, and the connection stays.
+const KEEP: &str = "keep ";
+/// So many askers may stay: of one that asks, and of what it has forgotten.
+const KEPT_COUNT_MAX: usize = 4;
 
 /// What an answer begins with.
 const DONE: &str = "done";
@@ -139,24 +149,27 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// As it is sent.
-    pub fn encode(&self) -> String {
-        let (word, text) = match self {
+    /// The word for it, and the text.
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
             Self::Done(text) => (DONE, text),
             Self::Refused(text) => (REFUSED, text),
-        };
-        format!("{word}\n{text}\n")
+        }
     }
 
-    /// What was sent; none if it is no whole answer.
-    pub fn parse(sent: &str) -> Option<Self> {
-        let (word, text) = sent.split_once('\n')?;
-        let text = text.strip_suffix('\n')?.to_owned();
+    /// The one that this word is for.
+    fn of(word: &str, text: String) -> Option<Self> {
         match word {
             DONE => Some(Self::Done(text)),
             REFUSED => Some(Self::Refused(text)),
             _ => None,
         }
+    }
+
+    /// What was sent; none if it is no whole answer.
+    pub fn parse(sent: &str) -> Option<Self> {
+        let (word, text) = sent.split_once('\n')?;
+        Self::of(word, text.strip_suffix('\n')?.to_owned())
     }
 }
 
@@ -176,16 +189,6 @@ async fn connect(path: &Path, question: &Question) -> io::Result<UnixStream> {
             done => return done,
         }
     }
-}
-
-/// What the processes whose feed is there have counted, a document each.
-pub async fn metrics(feed: &Path) -> Vec<String> {
-    let answers = join_all(COUNTING.map(|program| ask(feed, program, Question::Metrics))).await;
-    let document = |answer| match answer {
-        Ok(Answer::Done(document)) => Some(document),
-        Ok(Answer::Refused(_)) | Err(_) => None,
-    };
-    answers.into_iter().filter_map(document).collect()
 }
 
 /// Asks the process of this program whose feed is there.
@@ -225,7 +228,11 @@ pub async fn recall(feed: &Path, node: Option<&Name>, which: &Which) -> (Account
 
 /// Where a process is asked.
 #[derive(Debug)]
-pub struct Desk(Served);
+pub struct Desk {
+    served: Served,
+    /// Those that have asked, and may ask again.
+    kept: Vec<UnixStream>,
+}
 
 /// A question, and who waits for its answer.
 #[derive(Debug)]
@@ -233,6 +240,7 @@ pub struct Asked {
     /// What is asked.
     pub question: Question,
     asker: UnixStream,
+    is_kept: bool,
 }
 
 impl Desk {
@@ -245,7 +253,7 @@ impl Desk {
             match socket::listen(&path(feed, program), SOCKET_MODE).await {
                 // The process that this one follows, until it drains.
                 Err(SocketError::Served) => sleep(SERVED_PERIOD).await,
-                opened => return opened.map(Self),
+                opened => return opened.map(|served| Self { served, kept: Vec::new() }),
             }
         }
     }
@@ -253,37 +261,58 @@ impl Desk {
     /// Waits for the next question. Who asks nothing is told so.
     pub async fn next(&mut self) -> Asked {
         loop {
-            let Ok((mut asker, _)) = self.0.listener.accept().await else {
+            let Ok(mut asker) = self.asker().await else {
                 sleep(ASK_TIMEOUT).await;
                 continue;
             };
             let mut line = String::new();
             let mut lines = BufReader::new((&mut asker).take(QUESTION_BYTES_MAX));
-            if !matches!(timeout(ASK_TIMEOUT, lines.read_line(&mut line)).await, Ok(Ok(_))) {
+            if !matches!(timeout(ASK_TIMEOUT, lines.read_line(&mut line)).await, Ok(Ok(1..))) {
                 continue;
             }
-            match line.parse::<Question>() {
-                Ok(question) => return Asked { question, asker },
-                Err(error) => send(&mut asker, &Answer::Refused(error.to_string())).await,
+            let again = line.strip_prefix(KEEP);
+            match again.unwrap_or(&line).parse::<Question>() {
+                Ok(question) => return Asked { question, asker, is_kept: again.is_some() },
+                Err(error) => drop(send(&mut asker, &Answer::Refused(error.to_string()), false).await),
             }
+        }
+    }
+
+    /// Whoever is the next to say something.
+    async fn asker(&mut self) -> io::Result<UnixStream> {
+        poll_fn(|context| {
+            let is_heard = |kept: &UnixStream| kept.poll_read_ready(context).is_ready();
+            if let Some(position) = self.kept.iter().position(is_heard) {
+                return Poll::Ready(Ok(self.kept.remove(position)));
+            }
+            self.served.listener.poll_accept(context).map_ok(|(asker, _)| asker)
+        })
+        .await
+    }
+
+    /// Answers. Of more askers that stay than there is room for, the one goes that has said nothing for longest.
+    pub async fn answer(&mut self, asked: Asked, answer: &Answer) {
+        let Asked { mut asker, is_kept, .. } = asked;
+        if send(&mut asker, answer, is_kept).await.is_ok() && is_kept {
+            if self.kept.len() == KEPT_COUNT_MAX {
+                self.kept.remove(0);
+            }
+            self.kept.push(asker);
         }
     }
 }
 
-impl Asked {
-    /// Answers.
-    pub async fn answer(mut self, answer: &Answer) {
-        send(&mut self.asker, answer).await;
-    }
-}
-
-/// Who asked may have gone.
-async fn send(asker: &mut UnixStream, answer: &Answer) {
+/// Who asked may have gone. What is long is not copied for its head.
+async fn send(asker: &mut UnixStream, answer: &Answer, is_kept: bool) -> io::Result<()> {
+    let (word, text) = answer.parts();
+    let (head, end) =
+        if is_kept { (format!("{word} {}\n", text.len()), "") } else { (format!("{word}\n"), "\n") };
+    let mut all = Buf::chain(head.as_bytes(), Buf::chain(text.as_bytes(), end.as_bytes()));
     let sending = async {
-        asker.write_all(answer.encode().as_bytes()).await?;
-        asker.shutdown().await
+        asker.write_all_buf(&mut all).await?;
+        if is_kept { Ok(()) } else { asker.shutdown().await }
     };
-    let _ = timeout(ASK_TIMEOUT, sending).await;
+    timeout(ASK_TIMEOUT, sending).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 /// Tells the sidecar whose feed is there what is counted here, whenever it asks; never ends. Without a sidecar nobody is told anything.
@@ -307,7 +336,7 @@ pub async fn serve(feed: &Path, program: &str, answer: impl Fn(Question) -> Opti
     loop {
         let asked = desk.next().await;
         if let Some(answer) = answer(asked.question.clone()) {
-            asked.answer(&answer).await;
+            desk.answer(asked, &answer).await;
         }
     }
 }
@@ -335,9 +364,8 @@ mod tests {
         assert_eq!("explain it".parse::<Question>(), Err(NotAQuestion));
         assert_eq!("recall a b".parse::<Question>(), Err(NotAQuestion));
         assert_eq!("reload now".parse::<Question>(), Err(NotAQuestion));
-        for answer in [Answer::Done(String::new()), Answer::Refused("two\nlines\n".into())] {
-            assert_eq!(Answer::parse(&answer.encode()), Some(answer));
-        }
+        assert_eq!(Answer::parse("done\n\n"), Some(Answer::Done(String::new())));
+        assert_eq!(Answer::parse("refused\ntwo\nlines\n\n"), Some(Answer::Refused("two\nlines\n".into())));
         for cut in ["", "done", "done\n", "done\nhalf", "other\nx\n"] {
             assert_eq!(Answer::parse(cut), None, "{cut:?}");
         }
@@ -347,12 +375,13 @@ mod tests {
     async fn every_process_beside_a_sidecar_tells_what_it_has_counted_and_only_a_proxy_reloads() {
         let place = tempfile::tempdir().unwrap();
         let feed = place.path().join("feed.sock");
-        assert!(metrics(&feed).await.is_empty());
+        let scraper = Scraper::new(feed.clone());
+        assert!(scraper.metrics().await.is_empty());
         std::fs::write(&feed, "").unwrap();
         let (dns, app) =
             (serve_metrics(&feed, "dns", || "d".into()), serve_metrics(&feed, "app", || "a".into()));
         let asking = async {
-            while metrics(&feed).await != ["d", "a"] {
+            while scraper.metrics().await != ["d", "a"] {
                 sleep(Duration::from_millis(5)).await;
             }
             let mut odd = UnixStream::connect(path(&feed, "dns")).await.unwrap();

@@ -167,6 +167,9 @@ pub struct Hop {
     pub is_cut: bool,
     /// The route that matches it; none where the listener is for one role.
     pub route: Option<String>,
+    /// The next best route that matches it, which would have it if the first were not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<String>,
     /// Whose it was.
     pub role: Option<Name>,
     /// Whom it was given to, in that order: the first ones, and the last.
@@ -206,6 +209,9 @@ pub struct Attempt {
     pub by: String,
     /// Of the table that it was chosen from.
     pub generation: Option<u64>,
+    /// How the endpoints of that table stood; none: it was not chosen among others, or nobody has counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub among: Option<Among>,
     /// Those that were drawn for the choice, the chosen one among them.
     pub drawn: Vec<Drawn>,
     /// Its connection had served others before.
@@ -214,6 +220,19 @@ pub struct Attempt {
     pub failure: Option<String>,
     /// When that was, in microseconds from the beginning of the request on.
     pub failed_us: Option<u64>,
+}
+
+/// Endpoints of a role by what keeps them from being chosen. They are counted once in a tenth of a second, and very many more rarely.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Among {
+    /// All.
+    pub endpoints: u32,
+    /// Those that are spared: ejected, or refusing.
+    pub spared: u32,
+    /// Those that are at their limit.
+    pub full: u32,
+    /// Those that drain.
+    pub draining: u32,
 }
 
 /// An endpoint as it was when it was drawn.
@@ -229,6 +248,12 @@ pub struct Drawn {
     pub weight: u16,
     /// and how much of it counts, in percent: a new one begins with little.
     pub grown_percent: u8,
+    /// How good a choice it was, as a [`Candidate`](crate::request::Candidate) has it; empty: nobody has looked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tier: String,
+    /// It had failed, and not served since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_ejected: bool,
 }
 
 /// What is kept of one cause.
@@ -370,6 +395,18 @@ mod tests {
             assert!((700..1300).contains(&count), "{what}: {count}");
         }
         assert_eq!(is_sampled(b"12345678"), is_sampled(b"x12345678"), "the last eight bytes decide");
+    }
+
+    #[test]
+    fn a_hop_of_before_is_read_and_what_nobody_has_looked_at_is_not_said() {
+        let before = r#"{"program":"front","at_us":1,"cause":"sampled","client":null,"method":"GET","host":"a","path":"/","route":null,
+            "role":null,"attempts":[{"node":"a","addr":"b","instance":1,"by":"load","generation":null,"is_reused":false,"failure":null,
+            "failed_us":null,"drawn":[{"node":null,"addr":"b","in_flight":0,"weight":1,"grown_percent":100}]}],
+            "queue_us":null,"connect_us":null,"first_byte_us":null,"whole_us":1,"status":200,"end":"done","draining":[]}"#;
+        let hop: Hop = serde_json::from_str(before).unwrap();
+        assert_eq!((hop.behind.as_ref(), hop.attempts[0].among), (None, None));
+        let again = serde_json::to_value(&hop).unwrap();
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(before).unwrap());
     }
 
     #[test]

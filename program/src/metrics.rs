@@ -6,10 +6,10 @@
 mod merge;
 mod times;
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Write};
 
 pub use merge::{merge, to_prometheus};
-pub use times::{BOUNDS, Counter, Times};
+pub use times::{Counter, Times};
 
 /// The last line of every document.
 const END: &str = "# EOF\n";
@@ -78,15 +78,23 @@ pub struct Exposition {
 }
 
 impl Exposition {
+    /// One that is written where a text is that is not needed any more: fresh memory has to be cleared by the kernel.
+    pub fn in_place_of(mut text: String) -> Self {
+        text.clear();
+        Self { text }
+    }
+
     /// Begins a family, which must not have been there before; it is told of even if no sample follows.
     pub fn family(&mut self, family: &'static Family) -> Samples<'_> {
-        let Family { name, kind, help, .. } = family;
-        put(&mut self.text, format_args!("# TYPE {name} {}\n", kind.as_str()));
+        let text = &mut self.text;
+        push_all(text, &["# TYPE ", family.name, " ", family.kind.as_str(), "\n"]);
         if let Some(unit) = family.unit() {
-            put(&mut self.text, format_args!("# UNIT {name} {unit}\n"));
+            push_all(text, &["# UNIT ", family.name, " ", unit, "\n"]);
         }
-        put(&mut self.text, format_args!("# HELP {name} {}\n", Escaped(help)));
-        Samples { family, text: &mut self.text }
+        push_all(text, &["# HELP ", family.name, " "]);
+        push_escaped(text, family.help);
+        text.push('\n');
+        Samples { family, text }
     }
 
     /// A family with one sample, and no labels.
@@ -111,43 +119,106 @@ pub struct Samples<'a> {
 impl Samples<'_> {
     /// Adds the sample of these values of the labels, in the family's order.
     pub fn add(&mut self, labels: &[&str], value: u64) {
-        self.put_sample(self.suffix(), labels, None, &value);
+        self.push_series(self.suffix(), labels);
+        self.push_value(value);
     }
 
     /// The same with a fraction.
     pub fn add_fraction(&mut self, labels: &[&str], value: f64) {
-        self.put_sample(self.suffix(), labels, None, &Float(value));
+        self.push_series(self.suffix(), labels);
+        self.push_fraction(value);
     }
 
     /// Adds a histogram: how many values there were over the bound before and at most at each bound, how many over the last, and their sum.
     pub fn add_histogram(&mut self, labels: &[&str], buckets: &[(f64, u64)], over: u64, sum: f64) {
+        // With its point, which bounds have to have to be the same text everywhere.
+        let bounds: Vec<_> = buckets.iter().map(|(bound, values)| (format!("{bound:?}"), *values)).collect();
+        self.push_histogram(
+            labels,
+            bounds.iter().map(|(bound, values)| (bound.as_str(), *values)),
+            over,
+            sum,
+        );
+    }
+
+    /// The same with the text of each bound.
+    fn push_histogram<'a>(
+        &mut self,
+        labels: &[&str],
+        buckets: impl Iterator<Item = (&'a str, u64)>,
+        over: u64,
+        sum: f64,
+    ) {
+        // What all these lines begin with is made once.
+        let begin = self.text.len();
+        self.push_labels("_bucket", labels);
+        self.text.push_str(if labels.is_empty() { "{le=\"" } else { ",le=\"" });
+        let bucket = begin..self.text.len();
         let mut count = 0;
-        for (bound, values) in buckets.iter().chain(&[(f64::INFINITY, over)]) {
+        for (at, (bound, values)) in buckets.chain([("+Inf", over)]).enumerate() {
+            if at > 0 {
+                self.text.extend_from_within(bucket.clone());
+            }
             count += values;
-            self.put_sample("_bucket", labels, Some(Float(*bound)), &count);
+            push_all(self.text, &[bound, "\"}"]);
+            self.push_value(count);
         }
-        self.put_sample("_sum", labels, None, &Float(sum));
-        self.put_sample("_count", labels, None, &count);
+        self.push_series("_sum", labels);
+        self.push_fraction(sum);
+        self.push_series("_count", labels);
+        self.push_value(count);
     }
 
     fn suffix(&self) -> &'static str {
         if self.family.kind == Kind::Counter { "_total" } else { "" }
     }
 
-    fn put_sample(&mut self, suffix: &str, labels: &[&str], bound: Option<Float>, value: &dyn Display) {
+    fn push_series(&mut self, suffix: &str, labels: &[&str]) {
+        self.push_labels(suffix, labels);
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+    }
+
+    /// Without the end, so that another label may follow.
+    fn push_labels(&mut self, suffix: &str, labels: &[&str]) {
         debug_assert_eq!(labels.len(), self.family.labels.len(), "{}", self.family.name);
-        put(self.text, format_args!("{}{suffix}", self.family.name));
-        let mut separator = '{';
-        for (name, value) in self.family.labels.iter().zip(labels) {
-            put(self.text, format_args!("{separator}{name}=\"{}\"", Escaped(value)));
-            separator = ',';
+        push_all(self.text, &[self.family.name, suffix]);
+        for (at, (name, value)) in self.family.labels.iter().zip(labels).enumerate() {
+            push_all(self.text, &[if at == 0 { "{" } else { "," }, name, "=\""]);
+            push_escaped(self.text, value);
+            self.text.push('"');
         }
-        if let Some(bound) = bound {
-            put(self.text, format_args!("{separator}le=\"{bound}\""));
-            separator = ',';
+    }
+
+    fn push_value(&mut self, value: u64) {
+        push_all(self.text, &[" ", itoa::Buffer::new().format(value), "\n"]);
+    }
+
+    fn push_fraction(&mut self, value: f64) {
+        put(self.text, format_args!(" {value:?}\n"));
+    }
+}
+
+/// Without the machinery of formats: a scrape is thousands of such pieces.
+fn push_all(text: &mut String, pieces: &[&str]) {
+    pieces.iter().for_each(|piece| text.push_str(piece));
+}
+
+/// Text between quotes, and help.
+fn push_escaped(text: &mut String, piece: &str) {
+    // All bytes are looked at, many at a time: hardly ever there is one.
+    let is_odd = |byte: u8| matches!(byte, b'\\' | b'"' | b'\n');
+    if !piece.bytes().fold(false, |is_any, byte| is_any | is_odd(byte)) {
+        return text.push_str(piece);
+    }
+    for c in piece.chars() {
+        match c {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            c => text.push(c),
         }
-        let end = if separator == ',' { "}" } else { "" };
-        put(self.text, format_args!("{end} {value}\n"));
     }
 }
 
@@ -155,29 +226,6 @@ impl Samples<'_> {
 fn put(text: &mut String, what: fmt::Arguments<'_>) {
     let written = text.write_fmt(what);
     debug_assert!(written.is_ok(), "a value that cannot be written");
-}
-
-/// Text between quotes, and help.
-struct Escaped<'a>(&'a str);
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '\\' => f.write_str("\\\\"),
-            '"' => f.write_str("\\\""),
-            '\n' => f.write_str("\\n"),
-            c => f.write_char(c),
-        })
-    }
-}
-
-/// A number with its point, which bounds have to have to be the same text everywhere.
-struct Float(f64);
-
-impl Display for Float {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == f64::INFINITY { f.write_str("+Inf") } else { write!(f, "{:?}", self.0) }
-    }
 }
 
 #[cfg(test)]

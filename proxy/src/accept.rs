@@ -31,6 +31,7 @@ use crate::{
     },
     session::{client::Session, http::Http, tcp},
     socket::Socket,
+    stats::Handshake,
     stream::{Stream, Tls, tls::HandshakeError},
     worker::{Counted, Worker},
 };
@@ -262,9 +263,17 @@ async fn serve_sealed(
     worker.stats.handshakes_evicted.add(is_full.into());
     let accepted = tokio::select! {
         accepted = within(patience, accepting) => accepted,
-        () = under_way.evicted() => return Err(GreetError::Evicted),
+        () = under_way.evicted() => {
+            worker.stats.handshakes.note(Handshake::Evicted);
+            return Err(GreetError::Evicted);
+        }
     };
     drop(under_way);
+    worker.stats.handshakes.note(match &accepted {
+        Ok(Ok(tls)) => tls.handshake(),
+        Ok(Err(refused)) => (&refused.why).into(),
+        Err(_) => Handshake::Timeout,
+    });
     match accepted {
         Ok(Ok(tls)) => {
             // A task of its own: this one has grown with what it has waited for.

@@ -13,21 +13,26 @@ mod terms;
 mod tickets;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rustls::{
     Error as TlsError, ServerConfig,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::NoServerSessionStorage,
     version::{TLS12, TLS13},
 };
-use webpki::EndEntityCert;
+use webpki::{EndEntityCert, KeyUsage};
 
-use crate::{config::CertificatePair, http1::head::is_authority};
+use crate::{
+    config::CertificatePair,
+    http1::head::is_authority,
+    limits::{CERTIFICATE_ENDS_SOON_SECONDS, CERTIFICATES_TOLD_COUNT_MAX},
+};
 pub(crate) use authorities::Watch;
 pub(crate) use store::Store;
 pub(crate) use terms::{Origins, OriginsError, Seal, Terms};
@@ -94,8 +99,12 @@ impl CertificateError {
 /// A chain with its key.
 #[derive(Debug)]
 pub(crate) struct Certificate {
+    /// Its file, as it was configured or found.
+    file: String,
     /// In lower case; a first label `*` is any.
     names: Vec<String>,
+    /// Its last second, since the Unix epoch, if it can be read.
+    not_after: Option<u64>,
     leaf: CertificateDer<'static>,
     /// An address that it was found to cover: whoever comes by that comes often, and to look means to parse all of it.
     covered_addr: OnceLock<Box<str>>,
@@ -134,20 +143,34 @@ impl Certificate {
         let leaf = chain.first().cloned().ok_or_else(|| CertificateError::NoCertificate(path.clone()))?;
         let key = PrivateKeyDer::from_pem_slice(&read(&pair.key)?)
             .map_err(|_| CertificateError::NoKey(pair.key.clone()))?;
-        let names = {
+        let (names, not_after) = {
             let parsed =
                 EndEntityCert::try_from(&leaf).map_err(|_| CertificateError::NoCertificate(path.clone()))?;
             let names: Vec<String> = parsed.valid_dns_names().map(str::to_ascii_lowercase).collect();
             if names.is_empty() && !has_other_names(&parsed) {
                 return Err(CertificateError::Nameless(path));
             }
-            names
+            (names, not_after(&parsed))
         };
+        let file = path.display().to_string();
         let config = config(chain, key, shared).map_err(|error| match error {
             TlsError::InconsistentKeys(_) => CertificateError::OtherKey(pair.clone()),
             error => CertificateError::Unusable { path, why: error.to_string() },
         })?;
-        Ok(Self { names, leaf, covered_addr: OnceLock::new(), config: Arc::new(config) })
+        Ok(Self { file, names, not_after, leaf, covered_addr: OnceLock::new(), config: Arc::new(config) })
+    }
+
+    /// What is to be said of its end at this second since the Unix epoch, if it has come or is near.
+    fn warning(&self, now: u64) -> Option<String> {
+        const DAY: u64 = 24 * 3600;
+        let not_after = self.not_after?;
+        match not_after.checked_sub(now) {
+            None => Some(format!("it ended {} days ago, and clients refuse it", (now - not_after) / DAY)),
+            Some(left) if left <= CERTIFICATE_ENDS_SOON_SECONDS => {
+                Some(format!("it ends in {} days, and clients refuse it then", left / DAY))
+            }
+            Some(_) => None,
+        }
     }
 
     pub(crate) fn config(&self) -> &Arc<ServerConfig> {
@@ -197,6 +220,15 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, CertificateError> {
         .map_err(|error| CertificateError::Unreadable { path: path.into(), why: error.to_string() })
 }
 
+/// The last second in which it holds: whoever looks at it at the end of all days is told.
+fn not_after(cert: &EndEntityCert<'_>) -> Option<u64> {
+    let last = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    match cert.verify_for_usage(&[], &[], &[], last, KeyUsage::server_auth(), None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
+        _ => None,
+    }
+}
+
 /// Addresses, which are the only other names that a client compares.
 fn has_other_names(cert: &EndEntityCert<'_>) -> bool {
     let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
@@ -229,6 +261,8 @@ fn config(
 pub(crate) struct Certificates {
     all: Vec<Arc<Certificate>>,
     by_name: HashMap<String, usize>,
+    /// Files, each once, and when what they have ends; the first ends first.
+    ends: Vec<(String, u64)>,
 }
 
 impl Certificates {
@@ -240,7 +274,17 @@ impl Certificates {
                 by_name.entry(name.clone()).or_insert(position);
             }
         }
-        Self { all, by_name }
+        let ends: BTreeMap<&str, u64> =
+            all.iter().filter_map(|certificate| Some((&*certificate.file, certificate.not_after?))).collect();
+        let mut ends: Vec<_> = ends.into_iter().map(|(file, end)| (file.to_owned(), end)).collect();
+        ends.sort_by_key(|(_, end)| *end);
+        ends.truncate(CERTIFICATES_TOLD_COUNT_MAX);
+        Self { all, by_name, ends }
+    }
+
+    /// When each ends, in seconds since the Unix epoch, by its file: of very many, those that end first.
+    pub(crate) fn ends(&self) -> &[(String, u64)] {
+        &self.ends
     }
 
     /// The one for the host that a client asks for: of exactly this name, else of all names beside it, else the first of all. None where

@@ -29,10 +29,13 @@ pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
             return pending().await;
         }
     };
+    // Room that every scrape needs.
+    let mut last = String::new();
     loop {
         let asked = desk.next().await;
+        let is_scrape = asked.question == Question::Metrics;
         let answer = match &asked.question {
-            Question::Metrics => Answer::Done(proxy.metrics()),
+            Question::Metrics => Answer::Done(proxy.metrics_in_place_of(std::mem::take(&mut last))),
             Question::Load => Answer::Done(proxy.load()),
             Question::Explain(inquiry) => Answer::Done(explain(proxy, inquiry).await),
             Question::Recall(which) => Answer::Done(recall(proxy, which).await),
@@ -44,6 +47,11 @@ pub(crate) async fn serve(proxy: &Proxy, args: &Args) {
                 Err(error) => Answer::Refused(format!("{error:#}")),
             },
         };
-        asked.answer(&answer).await;
+        desk.answer(asked, &answer).await;
+        if let Answer::Done(text) = answer
+            && is_scrape
+        {
+            last = text;
+        }
     }
 }

@@ -36,6 +36,12 @@ pub const HANDSHAKES_COUNT_MAX: usize = 8;
 /// to an eighth of a second, and an honest one lasts two round trips.
 pub const HANDSHAKES_UNDER_WAY_MAX: usize = 1024;
 
+/// Certificates whose ends are told: a scrape stays short, and those that end first are what it is for.
+pub const CERTIFICATES_TOLD_COUNT_MAX: usize = 1000;
+
+/// How near the end of a certificate is warned of: ACME clients renew a month before it, and two weeks are time to see why one did not.
+pub const CERTIFICATE_ENDS_SOON_SECONDS: u64 = 14 * 24 * 3600;
+
 /// Bytes that rustls keeps of a session in a ticket, and those of the ticket: a host's name and secrets, without any client's certificate, are
 /// below 500.
 pub const TICKET_STATE_BYTES_MAX: usize = 1024;

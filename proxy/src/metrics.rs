@@ -3,7 +3,6 @@
 //! Labels are the names of roles and nodes as the tables have them, and words from closed lists. What a client sends is in none of them.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -12,9 +11,10 @@ use feed::EndpointState;
 use program::metrics::{Exposition, Family};
 
 use crate::{
+    certificates::Certificates,
     error::Refusal,
     flood::Flood,
-    stats::{Answers, Counter, Phase, Stats},
+    stats::{Answers, Counter, Handshake, Phase, Retry, Stats},
     upstream::directory::Role,
 };
 
@@ -48,7 +48,7 @@ const fn sum(name: &'static str, help: &'static str, counter: fn(&Stats) -> &Cou
     Sum { family: Family::counter(name, &[], help), counter }
 }
 
-static SUMS: [Sum; 15] = [
+static SUMS: [Sum; 14] = [
     sum("concertina_proxy_connections", "Connections of clients that were accepted.", |s| &s.clients),
     sum(
         "concertina_proxy_connections_held",
@@ -70,9 +70,6 @@ static SUMS: [Sum; 15] = [
         |s| &s.truncated,
     ),
     sum("concertina_proxy_connects", "Connections to upstreams that were begun.", |s| &s.connects),
-    sum("concertina_proxy_retries", "Further attempts for requests that an upstream had failed.", |s| {
-        &s.retries
-    }),
     sum(
         "concertina_proxy_retries_denied",
         "Failures that became the answer because the budget of retries was spent.",
@@ -125,6 +122,21 @@ static FLOODS: Family = Family::counter(
     &["reason"],
     "Connections of HTTP/2, and streams that were given no room, that ended for what their clients went on with.",
 );
+static RETRIES: Family = Family::counter(
+    "concertina_proxy_retries",
+    &["why"],
+    "Further attempts for requests, by why the one before had failed.",
+);
+static HANDSHAKES: Family = Family::counter(
+    "concertina_proxy_tls_handshakes",
+    &["version", "resumed", "result"],
+    "TLS handshakes with clients by how they ended. Of those that failed, version and resumed are empty.",
+);
+static ENDS: Family = Family::gauge(
+    "concertina_proxy_certificate_not_after_seconds",
+    &["certificate"],
+    "The end of each certificate that is served, since the Unix epoch, by its file.",
+);
 static SPANS: Family = Family::counter(
     "concertina_proxy_spans",
     &["result"],
@@ -174,8 +186,13 @@ static RELOADS: Family =
 static WORKERS: Family = Family::gauge("concertina_proxy_workers", &[], "Threads that serve clients.");
 
 /// The document: `stats` are those of the workers, and the last of the access log's writer and of whoever posts spans.
-pub(crate) fn document(stats: &[&Stats], roles: &[Arc<Role>], reloads: &Reloads) -> String {
-    let mut document = Exposition::default();
+pub(crate) fn document(
+    mut document: Exposition,
+    stats: &[&Stats],
+    roles: &[Arc<Role>],
+    certificates: &Certificates,
+    reloads: &Reloads,
+) -> String {
     let total = |counter: fn(&Stats) -> &Counter| -> u64 { stats.iter().map(|s| counter(s).read()).sum() };
     document.one(&WORKERS, stats.len().saturating_sub(1) as u64);
     for Sum { family, counter } in &SUMS {
@@ -184,6 +201,10 @@ pub(crate) fn document(stats: &[&Stats], roles: &[Arc<Role>], reloads: &Reloads)
     // In this order: one that goes in between is not there too often.
     let ended = total(|s| &s.counted_ended);
     document.one(&OPEN, total(|s| &s.counted).saturating_sub(ended));
+    let mut retries = document.family(&RETRIES);
+    for why in Retry::ALL {
+        retries.add(&[why.word()], stats.iter().map(|s| s.retried.of(why)).sum());
+    }
     let mut refused = document.family(&REFUSED);
     for refusal in Refusal::all() {
         let count: u64 = stats.iter().map(|s| s.refused(refusal)).sum();
@@ -198,6 +219,15 @@ pub(crate) fn document(stats: &[&Stats], roles: &[Arc<Role>], reloads: &Reloads)
             floods.add(&[flood.word()], count);
         }
     }
+    let mut handshakes = document.family(&HANDSHAKES);
+    for ended in Handshake::ALL {
+        let count: u64 = stats.iter().map(|s| s.handshakes.of(ended)).sum();
+        if count > 0 {
+            handshakes.add(&ended.labels(), count);
+        }
+    }
+    let mut ends = document.family(&ENDS);
+    certificates.ends().iter().for_each(|(file, end)| ends.add(&[file.as_str()], *end));
     let mut spans = document.family(&SPANS);
     spans.add(&["sent"], total(|s| &s.spans_sent));
     spans.add(&["dropped"], total(|s| &s.spans_dropped));
@@ -277,10 +307,10 @@ fn add_upstreams(document: &mut Exposition, roles: &[Arc<Role>]) {
     let listings: Vec<_> = roles.iter().map(|role| (role.name.as_str(), role.listing())).collect();
     let all =
         || listings.iter().flat_map(|(role, listing)| listing.endpoints.iter().map(move |e| (*role, e)));
-    // Two of one name, for a moment: a node that restarts. A series is there once.
-    let mut seen = BTreeSet::new();
-    let told: Vec<_> =
-        all().filter(|(role, e)| seen.insert((*role, e.node.clone()))).take(UPSTREAMS_TOLD_MAX).collect();
+    // Two of one name, for a moment: a node that restarts. Tables are sorted by names, and a series is there once.
+    let mut told: Vec<_> = all().collect();
+    told.dedup_by(|(role, e), (other_role, other)| role == other_role && e.node == other.node);
+    told.truncate(UPSTREAMS_TOLD_MAX);
     document.one(&UNTOLD, all().count().saturating_sub(told.len()) as u64);
     let mut in_flight = document.family(&UPSTREAM_IN_FLIGHT);
     for (role, endpoint) in &told {
@@ -321,6 +351,10 @@ mod tests {
         stats[0].note_refusal(Refusal::Request(Reject::BareLineEnd));
         stats[1].note_refusal(Refusal::Request(Reject::BareLineEnd));
         stats[0].note_flood(Flood::Settings);
+        stats[0].retried.note(Retry::Stale);
+        stats[1].retried.note(Retry::Stale);
+        stats[0].handshakes.note(Handshake::Resumed13);
+        stats[1].handshakes.note(Handshake::Alert);
         roles[0].answers[0].note(Verb::Get, 200);
         roles[0].answers[1].note(Verb::Get, 204);
         stats[1].answers.note(Verb::Other, 404);
@@ -332,13 +366,18 @@ mod tests {
         let endpoint = &roles[0].listing().endpoints[0];
         endpoint.health.begin(u32::MAX).unwrap();
         endpoint.health.eject_now(0);
-        let text = document(&stats.each_ref(), &roles, &reloads);
+        let text =
+            document(Exposition::default(), &stats.each_ref(), &roles, &Certificates::default(), &reloads);
         for line in [
             "concertina_proxy_workers 2",
             "concertina_proxy_connections_total 7",
             "concertina_proxy_clients_open 2",
             "concertina_proxy_refused_total{reason=\"bare-lf\"} 2",
             "concertina_proxy_h2_floods_total{reason=\"settings\"} 1",
+            "concertina_proxy_retries_total{why=\"stale-connection\"} 2",
+            "concertina_proxy_retries_total{why=\"lost\"} 0",
+            "concertina_proxy_tls_handshakes_total{version=\"1.3\",resumed=\"yes\",result=\"done\"} 1",
+            "concertina_proxy_tls_handshakes_total{version=\"\",resumed=\"\",result=\"alert\"} 1",
             "concertina_proxy_responses_total{role=\"app\",method=\"GET\",class=\"2xx\"} 2",
             "concertina_proxy_responses_total{role=\"\",method=\"other\",class=\"4xx\"} 1",
             "concertina_proxy_request_duration_seconds_bucket{role=\"app\",phase=\"whole\",le=\"0.001\"} 1",
@@ -363,7 +402,15 @@ mod tests {
         let role = &directory.roles()[0];
         role.answers[0].note(Verb::Get, 200);
         role.set_named(false, Instant::now().checked_sub(TOLD_AFTER).unwrap());
-        let told = || document(&[], &directory.roles(), &Reloads::default());
+        let told = || {
+            document(
+                Exposition::default(),
+                &[],
+                &directory.roles(),
+                &Certificates::default(),
+                &Reloads::default(),
+            )
+        };
         assert!(!told().contains("concertina_proxy_upstreams{role=\"app\""));
         assert!(told().contains("concertina_proxy_responses_total{role=\"app\""));
         role.listing().endpoints[0].health.begin(u32::MAX).unwrap();
@@ -374,7 +421,13 @@ mod tests {
     fn upstreams_that_are_too_many_are_counted_and_not_told() {
         let most = u16::try_from(UPSTREAMS_TOLD_MAX).unwrap();
         for (count, untold) in [(most, 0), (most + 1, 1)] {
-            let text = document(&[], &Directory::sample("app", count).roles(), &Reloads::default());
+            let text = document(
+                Exposition::default(),
+                &[],
+                &Directory::sample("app", count).roles(),
+                &Certificates::default(),
+                &Reloads::default(),
+            );
             assert!(has(&text, &format!("concertina_proxy_upstreams_untold {untold}")), "{count}");
             assert!(has(
                 &text,
@@ -395,7 +448,13 @@ mod tests {
             for role in &directory.roles()[1..] {
                 Phase::ALL.iter().for_each(|phase| role.latencies[0].note(*phase, Duration::ZERO));
             }
-            let text = document(&[], &directory.roles(), &Reloads::default());
+            let text = document(
+                Exposition::default(),
+                &[],
+                &directory.roles(),
+                &Certificates::default(),
+                &Reloads::default(),
+            );
             let told =
                 |role: &str| text.matches(&format!("_count{{role=\"{role}\",phase=\"whole\"}} 1\n")).count();
             assert_eq!((told(""), told("r000"), told("r001"), told("r100")), (together, 0, 1, 1));

@@ -12,6 +12,7 @@ use feed::{
     recall::{Recalled, Which},
     request::Choice,
 };
+use program::metrics::Exposition;
 use tokio::sync::watch;
 
 use crate::{
@@ -150,8 +151,15 @@ impl Proxy {
 
     /// What was counted, as an OpenMetrics document. Counters are read where they are: no worker notices.
     pub fn metrics(&self) -> String {
+        self.metrics_in_place_of(String::new())
+    }
+
+    /// The same in the room of a text that is not needed any more.
+    pub(crate) fn metrics_in_place_of(&self, text: String) -> String {
         let workers: Vec<&Stats> = self.stats.iter().map(|stats| &**stats).collect();
-        metrics::document(&workers, &self.sources.directory().roles(), &self.reloads)
+        let roles = self.sources.directory().roles();
+        let document = Exposition::in_place_of(text);
+        metrics::document(document, &workers, &roles, &self.certificates.get(), &self.reloads)
     }
 
     /// How much each role has to do, as JSON. From now on answers are timed for a while: who asks once asks again.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use feed::{EndpointId, Name, recall::Cause};
+use feed::{
+    EndpointId, Name,
+    recall::{Among, Cause},
+};
 
 use crate::{
     config::Address,
@@ -11,7 +14,7 @@ use crate::{
     recall::{Draining, Kept, Memory, Notes, Tried},
     upstream::{
         dice::Dice,
-        pick::{By, Drawn, Picked},
+        pick::{By, Drawn, Picked, Tier},
     },
 };
 
@@ -29,12 +32,19 @@ impl Default for Recalling {
     fn default() -> Self {
         let addr = ([10, 0, 0, 1], 80).into();
         let id = EndpointId { instance: 1, addr };
-        let drawn = Drawn { id, in_flight: 3, weight: 100, grown_percent: 100 };
+        let drawn = Drawn { id, in_flight: 3, weight: 100, grown_percent: 100, is_ejected: false };
+        let among = Some(Among { endpoints: 2, ..Among::default() });
         Self {
             memory: Memory::new(),
             notes: Notes::default(),
             dice: Dice::new(1),
-            picked: Picked { by: By::Load, generation: 7, drawn: [Some(drawn); 2] },
+            picked: Picked {
+                by: By::Load,
+                generation: 7,
+                among,
+                tier: Tier::Healthy,
+                drawn: [Some(drawn); 2],
+            },
             node: "app1".parse().expect("a name"),
             addr: addr.into(),
         }
@@ -53,7 +63,7 @@ impl Recalling {
         let notes = &mut self.notes;
         notes.begin(&id);
         if notes.is_sampled {
-            notes.note_line(head, |_, _| None);
+            notes.note_line(head, |_, _| [None, None]);
         }
         notes.picked = Some(self.picked);
         notes.times.first_byte = Some(Duration::from_micros(70));

@@ -1,13 +1,17 @@
 //! What a worker counts. Only its own thread writes; anybody may read.
 
 mod answers;
+mod handshakes;
 mod latencies;
+mod retries;
 
 pub(crate) use program::metrics::Counter;
 
 pub(crate) use self::{
     answers::Answers,
+    handshakes::{Handshake, Handshakes},
     latencies::{Latencies, Phase},
+    retries::{Retries, Retry},
 };
 
 use crate::{error::Refusal, flood::Flood};
@@ -28,6 +32,8 @@ pub(crate) struct Stats {
     pub(crate) requests: Counter,
     pub(crate) connects: Counter,
     pub(crate) retries: Counter,
+    /// The same by why.
+    pub(crate) retried: Retries,
     pub(crate) retries_denied: Counter,
     pub(crate) truncated: Counter,
     pub(crate) clients_gone: Counter,
@@ -41,6 +47,7 @@ pub(crate) struct Stats {
     pub(crate) spans_failed: Counter,
     /// Handshakes of TLS that ended for newer ones.
     pub(crate) handshakes_evicted: Counter,
+    pub(crate) handshakes: Handshakes,
     /// Flows of datagrams that began,
     pub(crate) flows: Counter,
     /// that ended for others, though they had not been answered or might have gone on,

@@ -194,9 +194,12 @@ impl Worker {
         self.with_routes(|routes| routes.find(key).map(|led| led.target.clone()))
     }
 
-    /// What that route is.
-    pub(crate) fn route_of(&self, key: &Key) -> Option<Route> {
-        self.with_routes(|routes| routes.find(key).map(|led| led.route.clone()))
+    /// What that route is, and the next best that matches.
+    pub(crate) fn routes_of(&self, key: &Key) -> [Option<Route>; 2] {
+        self.with_routes(|routes| {
+            let mut all = routes.matches(key).map(|led| led.route.clone());
+            [all.next(), all.next()]
+        })
     }
 
     /// The role that has a host by its name, whatever the path; none where that takes a look at requests.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use feed::{
     FromSidecar, ToSidecar, control,
-    recall::{Account, Attempt, Cause, Hop, Keeper, RequestId, SAMPLED_OF},
+    recall::{Account, Among, Attempt, Cause, Hop, Keeper, RequestId, SAMPLED_OF},
 };
 
 use super::{About, Target};
@@ -73,6 +73,7 @@ fn hop_lines(hop: &Hop, first_us: u64, now_us: u64) -> Vec<String> {
     let from = client.map(|client| format!(" from {client}")).unwrap_or_default();
     lines.push(format!("  request   {} {} {}{cut}{from}", hop.method, hop.host, hop.path));
     lines.extend(hop.route.as_ref().map(|route| format!("  route     {route}")));
+    lines.extend(hop.behind.as_ref().map(|behind| format!("    behind  {behind}")));
     lines.extend(hop.role.as_ref().map(|role| format!("  role      {role}")));
     for (position, attempt) in hop.attempts.iter().enumerate() {
         let is_last = position + 1 == hop.attempts.len();
@@ -111,16 +112,23 @@ fn attempt_lines(attempt: &Attempt) -> Vec<String> {
         "  attempt   {} {} by {}{table}, {connection}: {came}",
         attempt.node, attempt.addr, attempt.by
     )];
+    if let Some(Among { endpoints, spared, full, draining }) = attempt.among {
+        lines.push(format!(
+            "            of {endpoints} endpoints: {spared} spared, {full} at their limit, {draining} draining"
+        ));
+    }
     for drawn in &attempt.drawn {
         let is_chosen = drawn.node.as_ref() == Some(&attempt.node);
+        let tier = if drawn.tier.is_empty() { String::new() } else { format!("{:<8} ", drawn.tier) };
         lines.push(format!(
-            "          {} {:<20} {:<22} in flight {}, weight {} ({} %)",
+            "          {} {:<20} {:<22} {tier}in flight {}, weight {} ({} %){}",
             if is_chosen { "*" } else { "+" },
             drawn.node.as_ref().map_or("(gone)", feed::Name::as_str),
             drawn.addr,
             drawn.in_flight,
             drawn.weight,
-            drawn.grown_percent
+            drawn.grown_percent,
+            if drawn.is_ejected { ", has failed and not served since" } else { "" }
         ));
     }
     lines
@@ -179,11 +187,13 @@ mod tests {
     const TOLD: &str = r#"{
         "hops": [
             {"node":"proxyserver","program":"proxy","at_us":1000000,"cause":"failed","client":"192.0.2.7:40000","method":"GET",
-             "host":"shop.example","path":"/hello","route":"shop.example","role":"frontserver",
+             "host":"shop.example","path":"/hello","route":"shop.example","behind":"/","role":"frontserver",
              "attempts":[
                 {"node":"frontserver1","addr":"10.0.0.1:80","instance":1,"by":"load","generation":7,"is_reused":false,
                  "failure":"connect-failed","failed_us":1200,
-                 "drawn":[{"node":"frontserver1","addr":"10.0.0.1:80","in_flight":0,"weight":100,"grown_percent":100},
+                 "among":{"endpoints":3,"spared":1,"full":0,"draining":1},
+                 "drawn":[{"node":"frontserver1","addr":"10.0.0.1:80","in_flight":0,"weight":100,"grown_percent":100,
+                           "tier":"spared","is_ejected":true},
                           {"node":null,"addr":"10.0.0.2:80","in_flight":3,"weight":50,"grown_percent":20}]},
                 {"node":"frontserver2","addr":"10.0.0.2:80","instance":2,"by":"load","generation":7,"is_reused":true,
                  "failure":null,"failed_us":null,"drawn":[]}],
@@ -202,9 +212,11 @@ mod tests {
                 "proxyserver (proxy), 2.5s ago, kept because something failed",
                 "  request   GET shop.example /hello from 192.0.2.7:40000",
                 "  route     shop.example",
+                "    behind  /",
                 "  role      frontserver",
                 "  attempt   frontserver1 10.0.0.1:80 by load, table generation 7, a new connection: failed after 1.2ms: connect-failed",
-                "          * frontserver1         10.0.0.1:80            in flight 0, weight 100 (100 %)",
+                "            of 3 endpoints: 1 spared, 0 at their limit, 1 draining",
+                "          * frontserver1         10.0.0.1:80            spared   in flight 0, weight 100 (100 %), has failed and not served since",
                 "          + (gone)               10.0.0.2:80            in flight 3, weight 50 (20 %)",
                 "  attempt   frontserver2 10.0.0.2:80 by load, table generation 7, a kept connection: the last",
                 "  draining  frontserver3 and 1 more",

@@ -272,7 +272,8 @@ fn a_prometheus_that_knows_one_node_scrapes_all_while_the_cluster_scales() {
 
 /// Every expression of the dashboard is understood, and those that show what there always is have samples.
 fn the_dashboard_shows_something(prometheus: &Prometheus) {
-    const MAY_BE_EMPTY: [&str; 4] = ["Errors", "Ejected", "Refused", "Drains"];
+    const MAY_BE_EMPTY: [&str; 6] =
+        ["Errors", "Ejected", "Refused", "Drains", "TLS handshakes", "Time left of certificates"];
     let dashboard: Value = serde_json::from_slice(&fs::read(example("grafana.json")).unwrap()).unwrap();
     let mut shown = 0;
     for panel in dashboard["panels"].as_array().unwrap() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{END, put};
+use super::{END, push_all};
 
 /// The lines of a family.
 #[derive(Default)]
@@ -70,7 +70,7 @@ pub fn merge(documents: &[&str]) -> String {
     let lines = blocks.iter().flat_map(|block| block.head.iter().chain(&block.samples));
     let mut merged = String::with_capacity(documents.iter().map(|document| document.len()).sum());
     for line in lines {
-        put(&mut merged, format_args!("{line}\n"));
+        push_all(&mut merged, &[line, "\n"]);
     }
     merged.push_str(END);
     merged
@@ -88,9 +88,9 @@ pub fn to_prometheus(document: &str) -> String {
                     counter = (rest == "counter").then_some(family);
                 }
                 let suffix = if counter == Some(family) { "_total" } else { "" };
-                put(&mut text, format_args!("# {keyword} {family}{suffix} {rest}\n"));
+                push_all(&mut text, &["# ", keyword, " ", family, suffix, " ", rest, "\n"]);
             }
-            Line::Sample => put(&mut text, format_args!("{line}\n")),
+            Line::Sample => push_all(&mut text, &[line, "\n"]),
         }
     }
     text

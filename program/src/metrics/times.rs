@@ -40,24 +40,38 @@ const BUCKETS: usize = 1 + DECADES * STEPS + 1;
 const WIDTHS: [u64; DECADES] = [2_500, 25_000, 250_000, 2_500_000, 25_000_000, 250_000_000, 2_500_000_000];
 
 /// The bounds that are served, in nanoseconds and in seconds. Each is the upper bound of a bucket.
-pub const BOUNDS: [(u64, f64); 16] = [
-    (100_000, 0.0001),
-    (250_000, 0.00025),
-    (500_000, 0.0005),
-    (1_000_000, 0.001),
-    (2_500_000, 0.0025),
-    (5_000_000, 0.005),
-    (10_000_000, 0.01),
-    (25_000_000, 0.025),
-    (50_000_000, 0.05),
-    (100_000_000, 0.1),
-    (250_000_000, 0.25),
-    (500_000_000, 0.5),
-    (1_000_000_000, 1.0),
-    (2_500_000_000, 2.5),
-    (5_000_000_000, 5.0),
-    (10_000_000_000, 10.0),
+const BOUNDS: [(u64, &str); 16] = [
+    (100_000, "0.0001"),
+    (250_000, "0.00025"),
+    (500_000, "0.0005"),
+    (1_000_000, "0.001"),
+    (2_500_000, "0.0025"),
+    (5_000_000, "0.005"),
+    (10_000_000, "0.01"),
+    (25_000_000, "0.025"),
+    (50_000_000, "0.05"),
+    (100_000_000, "0.1"),
+    (250_000_000, "0.25"),
+    (500_000_000, "0.5"),
+    (1_000_000_000, "1.0"),
+    (2_500_000_000, "2.5"),
+    (5_000_000_000, "5.0"),
+    (10_000_000_000, "10.0"),
 ];
+
+/// By bucket: the first bound that is not below it, or how many bounds there are, where none is.
+const BOUND_OF: [usize; BUCKETS] = {
+    let mut of = [0; BUCKETS];
+    let (mut bucket, mut bound) = (0, 0);
+    while bucket < BUCKETS {
+        while bound < BOUNDS.len() && upper(bucket) > BOUNDS[bound].0 {
+            bound += 1;
+        }
+        of[bucket] = bound;
+        bucket += 1;
+    }
+    of
+};
 
 /// How long things took: less than a KiB.
 #[derive(Debug)]
@@ -104,20 +118,18 @@ impl Times {
 impl Samples<'_> {
     /// Adds the histogram of what several threads have noted, unless there was nothing.
     pub fn add_times(&mut self, labels: &[&str], threads: &[&Times]) {
-        let mut served = BOUNDS.map(|(_, seconds)| (seconds, 0));
-        let mut over = 0;
-        for at in 0..BUCKETS {
-            let count: u64 = threads.iter().map(|times| times.buckets[at].read()).sum();
-            match BOUNDS.iter().position(|(nanos, _)| upper(at) <= *nanos) {
-                Some(bound) => served[bound].1 += count,
-                None => over += count,
-            }
+        // What is over the last bound stands behind the others.
+        let mut served = [0; BOUNDS.len() + 1];
+        for (at, bound) in BOUND_OF.into_iter().enumerate() {
+            served[bound] += threads.iter().map(|times| times.buckets[at].read()).sum::<u64>();
         }
-        if over == 0 && served.iter().all(|(_, count)| *count == 0) {
+        let [buckets @ .., over] = served;
+        if served == [0; BOUNDS.len() + 1] {
             return;
         }
         let sum: u64 = threads.iter().map(|times| times.sum_micros.read()).fold(0, u64::wrapping_add);
-        self.add_histogram(labels, &served, over, Duration::from_micros(sum).as_secs_f64());
+        let buckets = BOUNDS.iter().zip(buckets).map(|((_, bound), count)| (*bound, count));
+        self.push_histogram(labels, buckets, over, Duration::from_micros(sum).as_secs_f64());
     }
 }
 
@@ -137,16 +149,12 @@ fn bucket(nanos: u64) -> usize {
 }
 
 /// The longest time in this bucket, in nanoseconds.
-fn upper(bucket: usize) -> u64 {
-    match bucket.checked_sub(1) {
-        None => SHORTEST_NANOS,
-        Some(at) => {
-            let step = at % STEPS;
-            // The last has what two others would have: a decade is three doublings and a quarter.
-            let quarters = if step == STEPS - 1 { 40 } else { (5 + step % 4) << (step / 4) };
-            WIDTHS.get(at / STEPS).map_or(u64::MAX, |width| width * quarters as u64)
-        }
-    }
+const fn upper(bucket: usize) -> u64 {
+    let Some(at) = bucket.checked_sub(1) else { return SHORTEST_NANOS };
+    let step = at % STEPS;
+    // The last has what two others would have: a decade is three doublings and a quarter.
+    let quarters = if step == STEPS - 1 { 40 } else { (5 + step % 4) << (step / 4) };
+    if at / STEPS < DECADES { WIDTHS[at / STEPS] * quarters as u64 } else { u64::MAX }
 }
 
 #[cfg(test)]
@@ -167,8 +175,10 @@ mod tests {
 
     #[test]
     fn every_bound_that_is_served_is_one_of_a_bucket_and_what_it_is_called() {
-        for (nanos, seconds) in BOUNDS {
-            assert_eq!(upper(bucket(nanos)), nanos);
+        for (at, (nanos, seconds)) in BOUNDS.into_iter().enumerate() {
+            assert_eq!((upper(bucket(nanos)), BOUND_OF[bucket(nanos)]), (nanos, at));
+            assert_eq!(BOUND_OF[bucket(nanos + 1)], at + 1, "one more is over it");
+            let seconds: f64 = seconds.parse().unwrap();
             assert_eq!(Duration::from_secs_f64(seconds), Duration::from_nanos(nanos));
         }
         assert!(BOUNDS.is_sorted_by(|a, b| a.0 < b.0));

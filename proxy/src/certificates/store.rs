@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -76,7 +77,7 @@ impl Store {
         for pair in &pairs {
             // Before the file: what is written meanwhile is noticed later.
             let mark = Mark::of_pair(pair);
-            by_pair.insert(pair.clone(), (mark, Arc::new(Certificate::read(pair, &self.shared)?)));
+            by_pair.insert(pair.clone(), (mark, self.read_pair(pair)?));
         }
         let read = Read { files: files.clone(), pairs, by_pair, wrong: HashMap::new() };
         self.publish(&read);
@@ -106,10 +107,10 @@ impl Store {
             if known || read.wrong.get(&Some(pair.clone())).is_some_and(settled) {
                 continue;
             }
-            match Certificate::read(pair, &self.shared) {
+            match self.read_pair(pair) {
                 Ok(certificate) => {
                     read.wrong.remove(&Some(pair.clone()));
-                    read.by_pair.insert(pair.clone(), (mark, Arc::new(certificate)));
+                    read.by_pair.insert(pair.clone(), (mark, certificate));
                     taken += 1;
                 }
                 Err(error) => told.extend(read.note_wrong(Some(pair.clone()), Some(mark), error)),
@@ -122,6 +123,15 @@ impl Store {
             self.publish(&read);
         }
         (taken, told)
+    }
+
+    fn read_pair(&self, pair: &CertificatePair) -> Result<Arc<Certificate>, CertificateError> {
+        let certificate = Certificate::read(pair, &self.shared)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Some(warning) = certificate.warning(now) {
+            tracing::warn!(certificate = certificate.file, "{warning}");
+        }
+        Ok(Arc::new(certificate))
     }
 
     fn publish(&self, read: &Read) {

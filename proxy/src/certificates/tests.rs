@@ -30,9 +30,20 @@ impl Folder {
 
     /// A certificate of these names.
     fn write(&self, name: &str, names: &[&str]) -> CertificatePair {
-        let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        self.write_with(name, &CertificateParams::new(names).unwrap())
+    }
+
+    /// One that holds until this second since the Unix epoch.
+    fn write_until(&self, name: &str, end: u64) -> CertificatePair {
+        let mut params = CertificateParams::new([format!("{name}.test")]).unwrap();
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(end.try_into().unwrap()).unwrap();
+        self.write_with(name, &params)
+    }
+
+    fn write_with(&self, name: &str, params: &CertificateParams) -> CertificatePair {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
         let pair = self.pair(name);
         // As careful programs do it; a file of the same length in the same moment is another one.
         for (path, text) in [(&pair.certificate, certificate.pem()), (&pair.key, key.serialize_pem())] {
@@ -252,5 +263,64 @@ fn who_offers_an_exchange_that_outlives_quantum_computers_gets_it_and_others_the
         (vec![p256], NamedGroup::secp256r1),
     ] {
         assert_eq!(agreed_group(&certificate, groups.clone()), agreed, "{groups:?}");
+    }
+}
+
+/// A time in 2030.
+const THEN: u64 = 1_900_000_000;
+
+#[test]
+fn the_end_of_each_certificate_is_told_by_its_file_once_and_the_first_comes_first() {
+    let folder = Folder::new();
+    let late = folder.write_until("late", THEN + 1);
+    // In another notation from 2050 on (RFC 5280 4.1.2.5).
+    let (last, first) = (folder.write_until("last", 2 * THEN), folder.write_until("first", THEN));
+    let told = |pair: &CertificatePair, end: u64| (pair.certificate.display().to_string(), end);
+    let all = [told(&first, THEN), told(&late, THEN + 1), told(&last, 2 * THEN)];
+    let pairs = vec![late, first.clone(), last, first];
+    let store = Store::open(&CertificateFiles { pairs, directory: None }).unwrap();
+    assert_eq!(store.get().ends(), all);
+    folder.write_until("late", THEN + 2);
+    assert_eq!(store.look(), (1, vec![]));
+    assert_eq!(store.get().ends()[1].1, THEN + 2);
+}
+
+#[test]
+fn of_more_certificates_than_are_told_of_those_are_told_that_end_first() {
+    let folder = Folder::new();
+    let pair = folder.write("a", &["a.test"]);
+    let shared = Shared::new().unwrap();
+    let template = Certificate::read(&pair, &shared).unwrap();
+    let one = |n: usize| {
+        let (leaf, config) = (template.leaf.clone(), template.config.clone());
+        let (file, not_after) = (n.to_string(), Some(THEN - n as u64));
+        Arc::new(Certificate {
+            file,
+            names: Vec::new(),
+            not_after,
+            leaf,
+            covered_addr: OnceLock::new(),
+            config,
+        })
+    };
+    for more in [0, 1] {
+        let all = Certificates::new((0..CERTIFICATES_TOLD_COUNT_MAX + more).map(one).collect());
+        assert_eq!(all.ends().len(), CERTIFICATES_TOLD_COUNT_MAX);
+        assert_eq!(all.ends().last().map(|(file, _)| file.as_str()), Some(["0", "1"][more]));
+    }
+}
+
+#[test]
+fn an_end_that_is_near_or_has_come_is_warned_of() {
+    let folder = Folder::new();
+    let pair = folder.write_until("a", THEN);
+    let certificate = Certificate::read(&pair, &Shared::new().unwrap()).unwrap();
+    let soon = THEN - CERTIFICATE_ENDS_SOON_SECONDS;
+    assert_eq!(certificate.warning(soon - 1), None);
+    for (now, said) in
+        [(soon, "it ends in 14 days"), (THEN, "it ends in 0 days"), (THEN + 1, "it ended 0 days ago")]
+    {
+        let warning = certificate.warning(now).unwrap();
+        assert!(warning.starts_with(said), "{warning}");
     }
 }

@@ -62,6 +62,7 @@ impl Kept {
 impl From<&Kept> for Hop {
     fn from(kept: &Kept) -> Self {
         let line = kept.line.as_ref();
+        let [route, behind] = [0, 1].map(|at| Some(line?.routes[at].as_ref()?.to_string()));
         Self {
             node: None,
             program: feed::control::PROXY.to_owned(),
@@ -73,7 +74,8 @@ impl From<&Kept> for Hop {
             host: line.map(|line| told(&line.host)).unwrap_or_default(),
             path: line.map(|line| told(&line.path)).unwrap_or_default(),
             is_cut: line.is_some_and(|line| line.host.is_cut || line.path.is_cut),
-            route: line.and_then(|line| line.route.as_ref()).map(ToString::to_string),
+            route,
+            behind,
             role: kept.role.parse().ok(),
             attempts: kept.tries.iter().map(Attempt::from).collect(),
             attempts_untold: kept.tries.untold() as u64,
@@ -92,13 +94,15 @@ impl From<&Kept> for Hop {
 impl From<&Tried> for Attempt {
     fn from(tried: &Tried) -> Self {
         let drawn = tried.picked.drawn.iter().zip(&tried.names);
-        let drawn = drawn.filter_map(|(drawn, node)| Some(drawn_of(drawn.as_ref()?, node.clone())));
+        let tier = tried.picked.tier;
+        let drawn = drawn.filter_map(|(drawn, node)| Some(drawn_of(drawn.as_ref()?, node.clone(), tier)));
         Self {
             node: tried.node.clone(),
             addr: tried.addr.to_string(),
             instance: tried.instance,
             by: word(tried.picked.by).to_owned(),
             generation: Some(tried.picked.generation).filter(|generation| *generation > 0),
+            among: tried.picked.among,
             drawn: drawn.collect(),
             is_reused: tried.is_reused,
             failure: tried.failure.map(|(failure, _)| failure.word().to_owned()),
@@ -107,9 +111,10 @@ impl From<&Tried> for Attempt {
     }
 }
 
-fn drawn_of(drawn: &pick::Drawn, node: Option<Name>) -> Drawn {
-    let pick::Drawn { id, in_flight, weight, grown_percent } = *drawn;
-    Drawn { node, addr: id.addr.to_string(), in_flight, weight, grown_percent }
+fn drawn_of(drawn: &pick::Drawn, node: Option<Name>, tier: pick::Tier) -> Drawn {
+    let pick::Drawn { id, in_flight, weight, grown_percent, is_ejected } = *drawn;
+    let (addr, tier) = (id.addr.to_string(), tier.word().to_owned());
+    Drawn { node, addr, in_flight, weight, grown_percent, tier, is_ejected }
 }
 
 fn word(by: By) -> &'static str {

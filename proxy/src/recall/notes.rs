@@ -33,7 +33,8 @@ pub(crate) struct Line {
     pub(crate) method: Text<LOG_METHOD_BYTES_MAX>,
     pub(crate) host: Text<RECALL_HOST_BYTES_MAX>,
     pub(crate) path: Text<RECALL_PATH_BYTES_MAX>,
-    pub(crate) route: Option<Route>,
+    /// The route that matches, and the next best.
+    pub(crate) routes: [Option<Route>; 2],
 }
 
 /// How long phases took, where there were any.
@@ -106,7 +107,7 @@ impl Notes {
     pub(crate) fn note_line(
         &mut self,
         received: &[u8],
-        route_of: impl FnOnce(&[u8], &[u8]) -> Option<Route>,
+        routes_of: impl FnOnce(&[u8], &[u8]) -> [Option<Route>; 2],
     ) {
         if self.line.is_some() {
             return;
@@ -120,7 +121,7 @@ impl Notes {
             method: Text::new(method),
             host: Text::new(host),
             path: Text::new(path),
-            route: route_of(host, target),
+            routes: routes_of(host, target),
         });
     }
 }
@@ -179,7 +180,7 @@ mod tests {
             ("", "", "", ""),
         ] {
             let mut notes = Notes::default();
-            notes.note_line(received.as_bytes(), |_, _| None);
+            notes.note_line(received.as_bytes(), |_, _| [None, None]);
             let line = notes.line.unwrap();
             assert_eq!(
                 (line.method.bytes(), line.host.bytes(), line.path.bytes()),
@@ -201,7 +202,7 @@ mod tests {
                     (host.as_bytes(), path.as_bytes()),
                     "a route is looked for by all of it"
                 );
-                None
+                [None, None]
             });
             let line = notes.line.unwrap();
             assert_eq!((line.host.is_cut, line.path.is_cut), (more > 0, more > 0));

@@ -53,6 +53,15 @@ impl<T> Table<T> {
         self.find_host(key).or_else(|| self.any.find(key.path()))
     }
 
+    /// All that match, the best first: what serves it, and what would serve it without that.
+    pub fn matches<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a T> {
+        let (host, path) = (key.host(), key.path());
+        let dots = memchr::memchr_iter(b'.', host).filter(|&dot| dot > 0);
+        let suffixes = dots.filter_map(move |dot| self.suffixes.get(&host[dot + 1..]));
+        let hosts = self.exact.get(host).into_iter().chain(suffixes).chain([&self.any]);
+        hosts.flat_map(move |paths| paths.matches(path))
+    }
+
     /// What serves a host by its name, whatever the path: a route for any host is for those who can read requests.
     pub fn find_host(&self, key: &Key) -> Option<&T> {
         let exact = self.exact.get(key.host()).and_then(|paths| paths.find(key.path()));
@@ -71,10 +80,14 @@ impl<T> Table<T> {
 
 impl<T> Paths<T> {
     fn find(&self, path: &[u8]) -> Option<&T> {
-        let is_boundary = |&&length: &&usize| length == path.len() || path.get(length) == Some(&b'/');
+        self.matches(path).next()
+    }
+
+    fn matches<'a>(&'a self, path: &[u8]) -> impl Iterator<Item = &'a T> {
+        let is_boundary = move |length: usize| length == path.len() || path.get(length) == Some(&b'/');
         // Every path begins with the empty one, that of `OPTIONS *` too.
-        let lengths = self.lengths.iter().filter(|length| **length == 0 || is_boundary(length));
-        lengths.filter_map(|&length| self.by_path.get(&path[..length])).next()
+        let lengths = self.lengths.iter().filter(move |&&length| length == 0 || is_boundary(length));
+        lengths.filter_map(move |&length| self.by_path.get(&path[..length]))
     }
 }
 
@@ -125,6 +138,11 @@ mod tests {
             let naive = routes.iter().filter(|route| route.matches(&host, path)).max_by_key(|route| route.rank());
             let found = table.find(&key);
             prop_assert_eq!(found, naive);
+            let all: Vec<&Route> = table.matches(&key).collect();
+            let mut naive: Vec<&Route> = routes.iter().filter(|route| route.matches(&host, path)).collect();
+            naive.sort_by_key(|route| std::cmp::Reverse(route.rank()));
+            naive.dedup();
+            prop_assert_eq!(all, naive);
         }
     }
 }

@@ -79,7 +79,7 @@ impl Attempts {
             | AttemptFailure::Connect
             | AttemptFailure::Handshake
             | AttemptFailure::Tls(_) => self.add_failed(failure, lease, role, worker),
-            AttemptFailure::ConnectTimeout if worker.take_retry(role) => {
+            AttemptFailure::ConnectTimeout if worker.take_retry(role, failure.into()) => {
                 self.add_failed(failure, lease, role, worker)
             }
             AttemptFailure::ConnectTimeout => refused,
@@ -91,17 +91,17 @@ impl Attempts {
             AttemptFailure::Stale => {
                 // Whoever closes idle connections is well: it is asked again, and no worse off for it.
                 self.sent_count += 1;
-                worker.note_retry(role);
+                worker.note_retry(role, failure.into());
                 Ok(())
             }
             AttemptFailure::Unprocessed if !is_repeatable || self.sent_count + 1 >= SENT_COUNT_MAX => refused,
             AttemptFailure::Unprocessed => {
                 self.sent_count += 1;
                 self.failed.insert(lease.upstream.endpoint.id);
-                worker.note_retry(role);
+                worker.note_retry(role, failure.into());
                 Ok(())
             }
-            AttemptFailure::Closed | AttemptFailure::Silent if worker.take_retry(role) => {
+            AttemptFailure::Closed | AttemptFailure::Silent if worker.take_retry(role, failure.into()) => {
                 self.sent_count += 1;
                 self.failed.insert(lease.upstream.endpoint.id);
                 Ok(())
@@ -125,7 +125,7 @@ impl Attempts {
         }
         self.failed.insert(endpoint);
         if failure != AttemptFailure::ConnectTimeout {
-            worker.note_retry(role);
+            worker.note_retry(role, failure.into());
         }
         Ok(())
     }

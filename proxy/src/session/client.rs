@@ -112,10 +112,10 @@ impl Session {
         Ok(Routed { rules: Some(rules), told, stuck_to })
     }
 
-    /// The route by which such a request goes, where each is routed.
-    pub(super) fn route_of(&self, host: &[u8], target: &[u8]) -> Option<Route> {
-        let key = Key::new(host, target).ok().filter(|_| self.is_routed)?;
-        self.worker.route_of(&key)
+    /// The route by which such a request goes, where each is routed, and the next best.
+    pub(super) fn routes_of(&self, host: &[u8], target: &[u8]) -> [Option<Route>; 2] {
+        let key = Key::new(host, target).ok().filter(|_| self.is_routed);
+        key.map_or([None, None], |key| self.worker.routes_of(&key))
     }
 
     /// The client's address without its port.

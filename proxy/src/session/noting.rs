@@ -30,7 +30,7 @@ impl Exchange {
     pub(super) fn note_line(&mut self, session: &Session) {
         if self.id.is_some() {
             let received = self.request.half.buffer.as_ref().map_or(&[][..], Buffer::filled);
-            self.notes.note_line(received, |host, target| session.route_of(host, target));
+            self.notes.note_line(received, |host, target| session.routes_of(host, target));
         }
     }
 

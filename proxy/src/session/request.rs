@@ -177,7 +177,7 @@ impl Exchange {
             if let Some(buffer) = half.buffer.as_ref().filter(|_| self.id.is_some()) {
                 // The last time that all of its head is there.
                 let received = buffer.filled();
-                self.notes.note_line(received, |host, target| session.route_of(host, target));
+                self.notes.note_line(received, |host, target| session.routes_of(host, target));
             }
             half.consume();
             self.request.is_streamed = true;

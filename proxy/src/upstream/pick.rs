@@ -8,7 +8,7 @@
 
 use std::{cell::Cell, sync::atomic::Ordering};
 
-use feed::{EndpointId, load::Load};
+use feed::{EndpointId, load::Load, recall::Among};
 
 use super::{
     avoided::Avoided,
@@ -48,6 +48,10 @@ pub(crate) struct Picked {
     pub(crate) by: By,
     /// Of the table that was chosen from; 0: of none.
     pub(crate) generation: u64,
+    /// How all of that table stood.
+    pub(crate) among: Option<Among>,
+    /// How good a choice those are that were drawn: there were none better.
+    pub(crate) tier: Tier,
     /// The chosen one among them, unless the choice was by a key.
     pub(crate) drawn: [Option<Drawn>; 2],
 }
@@ -70,12 +74,14 @@ pub(crate) struct Drawn {
     pub(crate) in_flight: u32,
     pub(crate) weight: u16,
     pub(crate) grown_percent: u8,
+    /// It had failed, and not served since.
+    pub(crate) is_ejected: bool,
 }
 
 impl Picked {
     /// Without a choice among others.
     pub(crate) fn by(by: By) -> Self {
-        Self { by, generation: 0, drawn: [None; 2] }
+        Self { by, generation: 0, among: None, tier: Tier::Healthy, drawn: [None; 2] }
     }
 }
 
@@ -90,7 +96,7 @@ pub(crate) enum Unpicked {
 
 /// How good a choice an endpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Tier {
+pub(crate) enum Tier {
     /// Not to be given work.
     Never,
     Avoided,
@@ -171,13 +177,14 @@ fn pick_among_all(field: Field<'_>, terms: &Terms<'_>, dice: &mut Dice) -> Resul
 pub(crate) struct Two {
     first: (usize, Load),
     second: Option<(usize, Load)>,
+    tier: Tier,
     pub(crate) chosen: usize,
 }
 
 impl Two {
     /// The same for people.
     #[inline]
-    pub(crate) fn picked(&self, field: Field<'_>, terms: &Terms<'_>) -> Picked {
+    pub(crate) fn picked(&self, field: Field<'_>, terms: &Terms<'_>, among: Among) -> Picked {
         let drawn = |(position, load): (usize, Load)| {
             let endpoint = &field.listing.endpoints[position];
             // 100 at most, and a weight of 0 is never drawn.
@@ -187,11 +194,14 @@ impl Two {
                 in_flight: load.in_flight,
                 weight: endpoint.weight,
                 grown_percent: u8::try_from(grown).unwrap_or(100),
+                is_ejected: endpoint.health.is_doubtful(),
             }
         };
         Picked {
             by: if terms.key.is_some() { By::Key } else { By::Load },
             generation: field.listing.generation,
+            among: Some(among),
+            tier: self.tier,
             drawn: [Some(drawn(self.first)), self.second.map(drawn)],
         }
     }
@@ -259,7 +269,7 @@ impl<'a> Choice<'a> {
     /// No choice.
     #[inline]
     fn only(&self, position: usize) -> Two {
-        Two { first: (position, self.load(position)), second: None, chosen: position }
+        Two { first: (position, self.load(position)), second: None, tier: self.tier, chosen: position }
     }
 
     /// The one of two with less to do for its share. `draw` draws somebody else than this one, with a chance in proportion to the share.
@@ -335,8 +345,10 @@ impl<'a> Choice<'a> {
     }
 }
 
+mod census;
 mod prospect;
 
+pub(crate) use census::Census;
 pub(crate) use prospect::prospect;
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{
     dice::Dice,
     directory::{Endpoint, Listing, Role},
     health::Epoch,
-    pick::{Field, Panic, Picked, Terms, Unpicked, pick, prospect},
+    pick::{Census, Field, Panic, Picked, Terms, Unpicked, pick, prospect},
     pool::Pool,
     queue::{Queue, Ticket},
     ramp::Ramp,
@@ -45,6 +45,7 @@ pub(crate) struct Roster {
     rules: RefCell<Rc<RoleRules>>,
     known: RefCell<Known>,
     panic: Panic,
+    census: Census,
     sweeper: Arc<Notify>,
     retries: Budget,
     queue: Rc<Queue>,
@@ -125,6 +126,7 @@ impl Roster {
             panic: Panic::new(rules.eject_panic_percent),
             rules: RefCell::new(RoleRules::new(rules, role.name.as_str())),
             known: RefCell::default(),
+            census: Census::default(),
             sweeper,
             queue: Queue::new(role.turns.clone(), worker),
             answers: role.answers[worker].clone(),
@@ -137,6 +139,7 @@ impl Roster {
         self.rules.replace(RoleRules::new(rules, &self.name));
         self.retries.set_percent(rules.retry_percent);
         self.panic.set_percent(rules.eject_panic_percent);
+        self.census.forget();
         // There may be no limit any more.
         self.queue.wake_all();
     }
@@ -181,6 +184,7 @@ impl Roster {
         *known = Known { listing: listing.clone(), upstreams, ramp: Ramp::new(since_ms.into_iter()) };
         before.into_values().for_each(|(pool, _)| pool.close());
         self.panic.forget();
+        self.census.forget();
         self.queue.wake_first();
     }
 
@@ -274,6 +278,7 @@ impl Roster {
         let field = Field { listing: &known.listing, ramp: &known.ramp, panic: &self.panic };
         let in_flight_max = self.rules.borrow().in_flight_max();
         let mut terms = Terms { avoid: wanted.avoid, key: wanted.key, in_flight_max, now_ms: wanted.now_ms };
+        let among = self.census.read(&known.listing, &terms);
         loop {
             let two = match pick(field, &terms, dice) {
                 // Waiting for another one than the last would hold up all those behind.
@@ -289,7 +294,7 @@ impl Roster {
                 if wanted.avoid.is_empty() {
                     self.retries.apply_request(wanted.now_ms);
                 }
-                return Ok((self.leased(chosen, epoch), two.picked(field, &terms)));
+                return Ok((self.leased(chosen, epoch), two.picked(field, &terms, among)));
             }
         }
     }
@@ -339,7 +344,10 @@ impl Roster {
         let rules = self.rules.borrow().clone();
         let rules = &rules.upstream;
         let failures_max = match fault {
-            Fault::Refused => return health.apply_refused(lease.epoch, now_ms),
+            Fault::Refused => {
+                self.census.note_change();
+                return health.apply_refused(lease.epoch, now_ms);
+            }
             Fault::AcceptTimeout => return self.eject(lease, now_ms),
             Fault::ServerError => rules.eject_5xx,
             Fault::Closed | Fault::ResponseTimeout | Fault::Truncated | Fault::Malformed => {
@@ -379,6 +387,7 @@ impl Roster {
     pub(crate) fn apply_success(&self, lease: &Lease) {
         if lease.upstream.endpoint.health.apply_success(lease.epoch) {
             self.panic.forget();
+            self.census.note_change();
         }
     }
 
@@ -399,6 +408,7 @@ impl Roster {
         {
             health.eject(lease.epoch, now_ms);
             self.panic.forget();
+            self.census.note_change();
         }
     }
 

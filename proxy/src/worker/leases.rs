@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use super::Worker;
 use crate::{
     error::{Fault, Refusal},
+    stats::Retry,
     upstream::{Avoided, Lease, Ticket, Wanted, pick::Picked},
 };
 
@@ -48,10 +49,10 @@ impl Worker {
     }
 
     /// Whether the role's budget has another retry; counts it as done, or as denied.
-    pub(crate) fn take_retry(&self, role: usize) -> bool {
+    pub(crate) fn take_retry(&self, role: usize, why: Retry) -> bool {
         let is_granted = self.rosters.borrow()[role].take_retry(self.deadlines.now_ms());
         if is_granted {
-            self.note_retry(role);
+            self.note_retry(role, why);
         } else {
             self.stats.retries_denied.add(1);
         }
@@ -59,8 +60,9 @@ impl Worker {
     }
 
     /// Counts a further attempt for a request of this role.
-    pub(crate) fn note_retry(&self, role: usize) {
+    pub(crate) fn note_retry(&self, role: usize, why: Retry) {
         self.stats.retries.add(1);
+        self.stats.retried.note(why);
         self.rosters.borrow()[role].answers.note_retry();
     }
 
@@ -71,7 +73,7 @@ impl Worker {
         let is_granted =
             roster.has_better(self.wanted(avoid, None)) && roster.take_retry(self.deadlines.now_ms());
         if is_granted {
-            self.note_retry(role);
+            self.note_retry(role, Retry::Lost);
         }
         is_granted
     }

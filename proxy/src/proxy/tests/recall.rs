@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use feed::recall::{Cause, Hop, is_sampled};
+use feed::recall::{Among, Cause, Hop, is_sampled};
 
 use super::*;
 use crate::limits::{RECALL_FAILED_COUNT_MAX, RECALL_SAMPLED_COUNT_MAX};
@@ -145,4 +145,82 @@ fn of_requests_that_go_well_the_sample_is_kept_and_of_those_without_ids_nothing(
     assert!(told.is_nameless && told.hops.is_empty() && told.kept.values().all(|kept| kept.count == 0));
     assert_eq!(told.kept[&Cause::Failed].room, 2 * RECALL_FAILED_COUNT_MAX as u64, "of both workers");
     nameless.stop();
+}
+
+/// Where nobody listens.
+fn refusing() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn a_choice_is_told_with_how_the_others_stood_and_who_drained() {
+    use EndpointState::{Draining, Ready};
+    let (well, gone, leaving) = (serving(200), refusing(), serving(200));
+    let proxy = start(&[well], "--request-id=keep --workers=1");
+    publish(&proxy, &[(0, well, Ready), (1, gone, Ready), (2, leaving, Draining)]);
+    let all = Among { endpoints: 3, spared: 0, full: 0, draining: 1 };
+    let mut seen = Vec::new();
+    for id in ids(true).take(200) {
+        assert!(ask(&proxy, &get(&id)).starts_with("HTTP/1.1 200 "));
+        let told = hop(&proxy, &id);
+        let names: Vec<&str> = told.draining.iter().map(Name::as_str).collect();
+        assert_eq!(
+            (names, told.draining_untold),
+            (vec![fixed_endpoint(2, &leaving.into()).node.as_str()], 0)
+        );
+        let last = told.attempts.last().unwrap();
+        assert_eq!(last.addr, well.to_string());
+        assert!(last.drawn.iter().all(|drawn| drawn.tier == "healthy"), "{told:?}");
+        seen.push(last.among.unwrap());
+        if seen.contains(&Among { spared: 1, ..all }) {
+            break;
+        }
+    }
+    assert_eq!(seen.pop(), Some(Among { spared: 1, ..all }), "{seen:?}");
+    assert!(seen.iter().all(|among| *among == all), "{seen:?}");
+    proxy.stop();
+}
+
+#[test]
+fn one_that_is_spared_and_chosen_for_want_of_better_ones_is_told_to_be_so() {
+    let proxy = start(&[refusing()], "--request-id=keep --workers=1 --upstream-connections-max=1");
+    let told = ids(false).take(200).find_map(|id| {
+        assert!(ask(&proxy, &get(&id)).starts_with("HTTP/1.1 502 "));
+        let told = hop(&proxy, &id);
+        let attempt = &told.attempts[0];
+        assert_eq!(attempt.failure.as_deref(), Some("connect-failed"));
+        (attempt.drawn[0].tier == "spared").then(|| attempt.clone())
+    });
+    let told = told.expect("one of 200 is within half a second of another");
+    assert!(told.drawn[0].is_ejected, "{told:?}");
+    assert_eq!(told.among, Some(Among { endpoints: 1, spared: 1, full: 0, draining: 0 }));
+    proxy.stop();
+}
+
+#[test]
+fn the_route_of_a_request_is_told_with_the_next_best() {
+    let addr = serving(200);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("proxy.toml");
+    let routes =
+        ["/", "shop.example", "shop.example/a"].map(|route| format!("{{ match = '{route}', role = 'app' }}"));
+    let text = format!(
+        "listen = ['http://127.0.0.1:0']\nupstream = ['app={addr}']\nroute = [{}]\n",
+        routes.join(", ")
+    );
+    std::fs::write(&path, text).unwrap();
+    let flags = format!("--config={} --request-id=keep --workers=1 --timeouts=drain=10ms", path.display());
+    let proxy = Proxy::start(&Cli::try_parse_from(flags.split(' ')).unwrap().args).unwrap();
+    let requests = [
+        ("shop.example", "/a/b?c=d", "shop.example/a", Some("shop.example")),
+        ("shop.example", "/ab", "shop.example", Some("/")),
+        ("other.example", "/a", "/", None),
+    ];
+    for ((host, path, route, behind), id) in requests.into_iter().zip(ids(true)) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Request-ID: {id}\r\n\r\n");
+        assert!(ask(&proxy, &request).starts_with("HTTP/1.1 200 "), "{host}{path}");
+        let told = hop(&proxy, &id);
+        assert_eq!((told.route.as_deref(), told.behind.as_deref()), (Some(route), behind), "{host}{path}");
+    }
+    proxy.stop();
 }

@@ -4,10 +4,11 @@ use std::{fs, net::Shutdown, path::Path};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion,
     client::Resumption,
     crypto::ring,
     pki_types::{CertificateDer, ServerName},
+    version::{TLS12, TLS13},
 };
 
 use super::{edges::start_echo_of_head, *};
@@ -27,10 +28,19 @@ fn write_certificate(folder: &Path, names: &[&str]) -> CertificateDer<'static> {
 
 /// What trusts these, and wants these protocols.
 fn trusting(certificates: &[CertificateDer<'static>], protocols: &[&str]) -> Arc<ClientConfig> {
+    trusting_by(&[&TLS13, &TLS12], certificates, protocols)
+}
+
+/// The same that knows these versions.
+fn trusting_by(
+    versions: &[&'static SupportedProtocolVersion],
+    certificates: &[CertificateDer<'static>],
+    protocols: &[&str],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     certificates.iter().for_each(|certificate| roots.add(certificate.clone()).unwrap());
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -291,6 +301,68 @@ fn a_proxy_in_front_says_whose_connection_it_is_before_tls_begins() {
         ["X-Forwarded-For: 192.0.2.7\r\n", "X-Forwarded-Proto: https\r\n", "X-Forwarded-Port: 443\r\n"]
     {
         assert!(head.contains(told), "{head}");
+    }
+    proxy.stop();
+}
+
+#[test]
+fn each_handshake_is_counted_by_how_it_ended_and_the_end_of_the_certificate_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = write_certificate(folder.path(), &["a"]);
+    let proxy = start_sealed(Upstream::start(b'u').addr, folder.path(), "--timeouts=header=300ms,drain=10ms");
+    let trusted = std::slice::from_ref(&certificate);
+    for version in [&TLS12, &TLS13] {
+        let config = trusting_by(&[version], trusted, &[]);
+        for _ in 0..3 {
+            let mut client = seal(connect(&proxy), &config, "a");
+            client.write_all(REQUEST).unwrap();
+            assert!(answer(&mut client).unwrap().starts_with("HTTP/1.1 200 "));
+            client.read_exact(&mut [0]).unwrap();
+        }
+    }
+    // Nonsense, a request, and a ClientHello that never becomes whole: its client goes away, or waits.
+    for said in [&b"\0\0\0"[..], REQUEST, &[22, 3, 1, 0, 200, 1]] {
+        let mut client = connect(&proxy);
+        client.write_all(said).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+    }
+    let mut client = connect(&proxy);
+    client.write_all(&[22, 3, 1, 0, 200, 1]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let _ = client.read_to_end(&mut Vec::new());
+    // Another protocol, and somebody who trusts others.
+    for config in [trusting(trusted, &["h3"]), trusting(&[], &[])] {
+        let mut client = seal(connect(&proxy), &config, "a");
+        client.write_all(REQUEST).and_then(|()| answer(&mut client)).unwrap_err();
+    }
+    let told = |labels: [&str; 3]| {
+        let [version, resumed, result] = labels;
+        format!(
+            "concertina_proxy_tls_handshakes_total{{version=\"{version}\",resumed=\"{resumed}\",result=\"{result}\"}}"
+        )
+    };
+    let mut expected: Vec<String> = ["no_tls", "plain_http", "timeout", "gone", "incompatible", "alert"]
+        .map(|result| format!("{} 1", told(["", "", result])))
+        .into();
+    for version in ["1.2", "1.3"] {
+        expected.push(format!("{} 1", told([version, "no", "done"])));
+        expected.push(format!("{} 2", told([version, "yes", "done"])));
+    }
+    let started = Instant::now();
+    loop {
+        let text = proxy.metrics();
+        let missing: Vec<_> =
+            expected.iter().filter(|line| !text.lines().any(|told| told == **line)).collect();
+        if missing.is_empty() {
+            let ends = format!(
+                "concertina_proxy_certificate_not_after_seconds{{certificate=\"{}\"}} 67",
+                folder.path().join("a.crt").display()
+            );
+            assert!(text.contains(&ends), "the year 4096, as rcgen has it: {text}");
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{missing:?}: {text}");
+        thread::sleep(Duration::from_millis(5));
     }
     proxy.stop();
 }

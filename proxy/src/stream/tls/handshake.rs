@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, io, rc::Rc};
 
-use rustls::server::UnbufferedServerConnection;
+use rustls::{Error, HandshakeKind, ProtocolVersion, server::UnbufferedServerConnection};
 
 use super::{Shelves, Tls, records::Word};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     http1::Parse,
     listen::client_hello::{self, DECODE_ERROR, HELLO_BYTES_MAX, NotAHello},
     socket::Socket,
+    stats::Handshake,
 };
 
 /// Why there is no TLS connection.
@@ -22,7 +23,7 @@ pub(crate) enum HandshakeError {
     #[error("HTTP without TLS")]
     PlainHttp,
     #[error(transparent)]
-    Tls(#[from] rustls::Error),
+    Tls(#[from] Error),
     #[error("the client went away")]
     Gone,
 }
@@ -30,6 +31,21 @@ pub(crate) enum HandshakeError {
 impl From<io::Error> for HandshakeError {
     fn from(_: io::Error) -> Self {
         Self::Gone
+    }
+}
+
+impl From<&HandshakeError> for Handshake {
+    fn from(why: &HandshakeError) -> Self {
+        match why {
+            HandshakeError::Hello(_) => Self::NoTls,
+            HandshakeError::PlainHttp => Self::PlainHttp,
+            HandshakeError::Tls(Error::AlertReceived(_)) => Self::Alert,
+            HandshakeError::Tls(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => {
+                Self::Incompatible
+            }
+            HandshakeError::Tls(_) => Self::Broken,
+            HandshakeError::Gone => Self::Gone,
+        }
     }
 }
 
@@ -65,7 +81,7 @@ impl Tls {
             }
         };
         let connection = chosen
-            .ok_or(rustls::Error::NoCertificatesPresented)
+            .ok_or(Error::NoCertificatesPresented)
             .and_then(|chosen| Ok((UnbufferedServerConnection::new(chosen.config().clone())?, chosen)));
         let (connection, certificate) = match connection {
             Ok(made) => made,
@@ -79,6 +95,17 @@ impl Tls {
         match tls.shake_hands(turns).await {
             Ok(()) => Ok(tls),
             Err(why) => Err(tls.refused(why)),
+        }
+    }
+
+    /// What was agreed on.
+    pub(crate) fn handshake(&self) -> Handshake {
+        let is_resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        match (self.connection.protocol_version(), is_resumed) {
+            (Some(ProtocolVersion::TLSv1_2), false) => Handshake::Full12,
+            (Some(ProtocolVersion::TLSv1_2), true) => Handshake::Resumed12,
+            (_, false) => Handshake::Full13,
+            (_, true) => Handshake::Resumed13,
         }
     }
 

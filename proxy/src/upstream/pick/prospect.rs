@@ -8,7 +8,8 @@ use super::{Choice, Field, Terms, Tier};
 use crate::upstream::{dice::Dice, directory::Endpoint};
 
 impl Tier {
-    fn word(self) -> &'static str {
+    /// What it is called where choices are told.
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Never => "never",
             Self::Avoided => "avoided",

@@ -310,12 +310,14 @@ fn the_choice_that_is_told_is_the_one_that_would_be_made() {
             assert_eq!(told.chosen, Some(chosen), "seed {seed}, key {key:?}");
             assert!(told.drawn.contains(&chosen) && !told.drawn.contains(&4), "{told:?}");
             let two = pick(field, &terms, &mut Dice::new(seed)).unwrap();
-            let noted: Vec<_> = two.picked(field, &terms).drawn.into_iter().flatten().collect();
+            let noted: Vec<_> =
+                two.picked(field, &terms, Among::default()).drawn.into_iter().flatten().collect();
             let drawn = told.drawn.iter().map(|position| Drawn {
                 id: id(*position as u64 + 1),
                 in_flight: u32::try_from(*position).unwrap(),
                 weight: 100,
                 grown_percent: 100,
+                is_ejected: false,
             });
             assert_eq!(noted, drawn.collect::<Vec<_>>(), "and what is noted of it");
             assert_eq!((told.endpoints[4].tier.as_str(), told.endpoints[3].in_flight), ("spared", 3));

@@ -7,7 +7,7 @@ use ::program::metrics::{merge, to_prometheus};
 use feed::{
     FromSidecar, ToSidecar,
     ask::ask,
-    control::{self, PROXY, Question},
+    control::{self, PROXY, Question, Scraper},
     frame::FeedError,
     recall::{RequestId, Which},
 };
@@ -40,6 +40,7 @@ pub(super) struct Desk {
     requests: mpsc::UnboundedSender<Request>,
     /// Of this sidecar: beside it, the role's process is asked.
     feed: PathBuf,
+    scraper: Scraper,
     /// What was told of the cluster's load, and when. Locked while the cluster is asked.
     loads: Arc<Mutex<Option<(Instant, Answer)>>>,
     /// Room for one more question for requests.
@@ -49,7 +50,8 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(publisher: Publisher, requests: mpsc::UnboundedSender<Request>, feed: PathBuf) -> Self {
         let recalls = Arc::new(Semaphore::new(RECALLS_COUNT_MAX));
-        Self { publisher, requests, feed, loads: Arc::default(), recalls }
+        let scraper = Scraper::new(feed.clone());
+        Self { publisher, requests, feed, scraper, loads: Arc::default(), recalls }
     }
 
     pub(super) async fn answer(&self, asked: Asked, seat: &Seat<IpAddr>) -> Answer {
@@ -99,7 +101,7 @@ impl Desk {
     async fn metrics(&self, format: Format) -> Option<Answer> {
         let glance = self.ask(Request::Glance).await?;
         let own = glance.metrics(procfs::uptime().unwrap_or_default(), Duration::from_millis(unix_ms()));
-        let others = control::metrics(&self.feed).await;
+        let others = self.scraper.metrics().await;
         let all: Vec<&str> = std::iter::once(&own).chain(&others).map(String::as_str).collect();
         let document = merge(&all);
         let body = match format {
