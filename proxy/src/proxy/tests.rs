@@ -507,6 +507,7 @@ fn what_must_not_be_sent_twice_or_nobody_else_can_answer_waits_for_the_upstream_
 mod change;
 mod claims;
 mod edges;
+mod frames;
 mod http2;
 mod origins;
 mod patience;

@@ -8,6 +8,7 @@ use tokio::net::TcpStream as AsyncStream;
 use super::*;
 
 mod bounds;
+mod goodbye;
 mod ids;
 mod sockets;
 
