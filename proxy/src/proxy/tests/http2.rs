@@ -10,6 +10,7 @@ use super::*;
 mod bounds;
 mod goodbye;
 mod ids;
+mod packed;
 mod sockets;
 
 type Client = SendRequest<Bytes>;
