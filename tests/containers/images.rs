@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::support::{
-    hello::hello,
+    hello::{get, hello},
     scene::{PREFIX, Scene, docker},
+    sealed::Certificates,
     skip,
     wait::until,
 };
@@ -47,6 +48,36 @@ fn containers_serve_as_any_user_on_a_read_only_root_and_say_that_they_are_health
         assert_eq!(health, "ready", "{node}");
     }
     scene.stop(&nodes);
+}
+
+#[test]
+fn a_proxy_takes_certificates_by_a_volume_and_every_admin_port_answers_from_outside() {
+    let Some(certificates) = Certificates::make() else { return };
+    let Some(mut scene) = Scene::new("sealed", true) else { return };
+    let asked = ["-p", "127.0.0.1::9790"];
+    for node in ["dnsserver", "appserver1", "frontserver1"] {
+        scene.run_with(node, &asked);
+    }
+    let volume = format!("{}:/certificates:ro", certificates.folder());
+    let listen = "CONCERTINA_PROXY_LISTEN=http://0.0.0.0:80,https://0.0.0.0:443";
+    let sealed = ["-v", &volume, "-e", listen, "-e", "CONCERTINA_PROXY_CERTIFICATES=/certificates"];
+    scene.run_with("proxyserver", &[&asked[..], &sealed, &["-p", "127.0.0.1::443"]].concat());
+    let addr = scene.published_of("proxyserver", 443);
+    let answer = until("the first request is served", || certificates.hello(addr));
+    assert_eq!(answer, "Hello frontserver1, I'm appserver1 !\n");
+    for (node, metric) in [
+        ("dnsserver", "concertina_dns_"),
+        ("appserver1", "concertina_service_"),
+        ("frontserver1", "concertina_service_"),
+        ("proxyserver", "concertina_proxy_"),
+    ] {
+        let admin = scene.published_of(node, 9790);
+        until(&format!("{node} says that it is ready"), || {
+            (get(admin, "/health").as_deref() == Ok("ready\n")).then_some(())
+        });
+        let metrics = get(admin, "/metrics").unwrap();
+        assert!(metrics.contains("concertina_node_state{") && metrics.contains(metric), "{node}: {metrics}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@
 mod admin;
 mod alone;
 mod browser;
+mod certificates;
 mod claims;
 mod elastic;
 mod examples;

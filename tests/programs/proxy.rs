@@ -27,11 +27,16 @@ impl Proxy {
 
     /// Starts one with these flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        Self::start_in(&[], flags)
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_in(variables: &[(&str, &str)], flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_concertina"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"CONCERTINA_")) {
             command.env_remove(name);
         }
-        command.args(["proxy", "--workers", "2"]).args(flags);
+        command.envs(variables.iter().copied()).args(["proxy", "--workers", "2"]).args(flags);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let addr = lines.find_map(|line| line.split_once("addr=")?.1.split(' ').next()?.parse().ok());

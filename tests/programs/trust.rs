@@ -68,12 +68,17 @@ fn pin(certificate: &str) -> String {
 
 /// A proxy that speaks so to this origin.
 fn start_proxy(origin: SocketAddr, protocol: &str, flags: &[&str]) -> Proxy {
+    start_proxy_in(&[], origin, protocol, flags)
+}
+
+/// The same with these variables.
+fn start_proxy_in(variables: &[(&str, &str)], origin: SocketAddr, protocol: &str, flags: &[&str]) -> Proxy {
     let (upstream, protocol) = (format!("origin={origin}"), format!("origin={protocol}"));
     let fixed =
         ["--listen", "http://127.0.0.1:0=origin", "--upstream", &upstream, "--upstream-protocol", &protocol];
     // The handshake is a part of it, and the other side may be busy.
     let patient = ["--timeouts", "connect=20s"];
-    Proxy::start_with(&[&fixed[..], &patient, flags].concat())
+    Proxy::start_in(variables, &[&fixed[..], &patient, flags].concat())
 }
 
 /// The status of an answer, and all of it.
@@ -224,6 +229,34 @@ fn an_upstream_that_is_not_whom_it_should_be_gets_nothing_of_a_request() {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let (status, answer) = ask(&start_proxy(origin.addr, "https", &flags));
         assert!(status == 200 && answer.ends_with("hello"), "{flags:?}: {answer}");
+    }
+}
+
+#[test]
+fn the_systems_authorities_are_believed_unless_others_are_named_and_ssl_cert_file_says_where_they_are() {
+    if !is_there("nginx", "-v") {
+        return;
+    }
+    let (authority, other) = (Authority::make(), Authority::make());
+    authority.certify("origin", "good", false);
+    let serving = format!("{} location / {{ return 200 hello; }}", authority.nginx("good"));
+    let nginx = Nginx::serve(tempfile::tempdir().unwrap(), "ssl", &serving);
+    let [believed, not_believed] = [&authority, &other].map(|authority| authority.at("ca"));
+    // As distributions have it: many in one file, of which this is one.
+    let bundle = authority.at("bundle");
+    let all = [&not_believed, &believed].map(|path| fs::read_to_string(path).unwrap()).concat();
+    fs::write(&bundle, all).unwrap();
+    let named = format!("--upstream-trust=origin=ca:{not_believed}");
+    for (file, flags, status, told) in [
+        (&believed, &[][..], 200, "hello"),
+        (&bundle, &[], 200, "hello"),
+        (&bundle, &["--upstream-trust=origin=system"], 200, "hello"),
+        (&bundle, &[&named], 502, "nobody who is trusted"),
+        (&not_believed, &[], 502, "nobody who is trusted"),
+    ] {
+        let proxy = start_proxy_in(&[("SSL_CERT_FILE", file)], nginx.addr, "https", flags);
+        let (found, answer) = ask(&proxy);
+        assert!(found == status && answer.contains(told), "{file} {flags:?}: {answer}");
     }
 }
 

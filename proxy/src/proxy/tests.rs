@@ -183,6 +183,7 @@ mod change;
 mod claims;
 mod edges;
 mod failures;
+mod frames;
 mod http2;
 mod origins;
 mod patience;

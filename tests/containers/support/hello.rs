@@ -9,10 +9,16 @@ use std::{
 
 /// One `GET /hello` on a connection of its own.
 pub(crate) fn hello(addr: SocketAddr) -> Result<String, String> {
+    get(addr, "/hello")
+}
+
+/// The same of this path.
+pub(crate) fn get(addr: SocketAddr, path: &str) -> Result<String, String> {
     let ask = || {
         let mut stream = TcpStream::connect(addr)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok::<_, std::io::Error>(answer)

@@ -6,6 +6,7 @@ pub(crate) mod hello;
 pub(crate) mod length;
 pub(crate) mod load;
 pub(crate) mod scene;
+pub(crate) mod sealed;
 #[path = "../../support/skip.rs"]
 pub(crate) mod skip;
 #[path = "../../local_cluster/support/wait.rs"]

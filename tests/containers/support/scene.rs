@@ -171,7 +171,12 @@ impl Scene {
 
     /// Where the proxy's port is published.
     pub(crate) fn published(&self) -> SocketAddr {
-        let addresses = docker(&["port", &self.container("proxyserver"), "80/tcp"]);
+        self.published_of("proxyserver", 80)
+    }
+
+    /// The same of this port of a node.
+    pub(crate) fn published_of(&self, node: &str, port: u16) -> SocketAddr {
+        let addresses = docker(&["port", &self.container(node), &format!("{port}/tcp")]);
         addresses.lines().next().unwrap().parse().unwrap()
     }
 

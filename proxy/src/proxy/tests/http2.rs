@@ -8,17 +8,25 @@ use tokio::net::TcpStream as AsyncStream;
 use super::*;
 
 mod bounds;
+mod goodbye;
 mod ids;
+mod packed;
 mod sockets;
+mod windows;
 
 type Client = SendRequest<Bytes>;
 
 /// Runs a test of a client, its connection included, in one thread.
 pub(super) fn with_client<T>(proxy: &Proxy, test: impl AsyncFnOnce(Client) -> T) -> T {
+    with_client_of(&h2::client::Builder::new(), proxy, test)
+}
+
+/// The same of a client with these settings.
+fn with_client_of<T>(builder: &h2::client::Builder, proxy: &Proxy, test: impl AsyncFnOnce(Client) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let stream = AsyncStream::connect(proxy.addrs()[0]).await.unwrap();
-        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        let (client, connection) = builder.handshake(stream).await.unwrap();
         tokio::task::spawn_local(connection);
         tokio::time::timeout(PATIENCE, test(client)).await.expect("within its time")
     })

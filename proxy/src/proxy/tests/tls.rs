@@ -1,6 +1,6 @@
 //! Claims about TLS that ends here.
 
-use std::{fs, net::Shutdown, path::Path};
+use std::{collections::BTreeMap, fs, net::Shutdown, path::Path};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -11,10 +11,20 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{edges::start_echo_of_head, *};
+use super::{
+    edges::start_echo_of_head,
+    frames::{BEGIN, DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS, WINDOW_UPDATE, frame, next},
+    *,
+};
 use crate::limits::HANDSHAKES_UNDER_WAY_MAX;
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
+
+/// 204, as HPACK's static table has it.
+const NO_CONTENT: u8 = 0x89;
+
+/// 421: the name of the status from the table, and three digits by Huffman's code.
+const MISDIRECTED: &[u8] = &[0x48, 0x82, 0x68, 0x41];
 
 /// A certificate of these names in a file, and its key in another.
 fn write_certificate(folder: &Path, names: &[&str]) -> CertificateDer<'static> {
@@ -142,6 +152,58 @@ fn a_host_of_another_certificate_is_misdirected_and_a_request_before_tls_is_told
     client.read_to_string(&mut told).unwrap();
     assert!(told.starts_with("HTTP/1.1 400 ") && told.contains("this port speaks TLS"), "{told}");
     proxy.stop();
+}
+
+/// The heads and the bodies of the answers to so many requests, by their streams; nothing else may be told but settings and room.
+fn answers_by_stream(client: &mut Client, count: usize) -> BTreeMap<u32, (Vec<u8>, Vec<u8>)> {
+    let mut answers: BTreeMap<_, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
+    let mut ended = 0;
+    while ended < count {
+        let told = next(client).expect("an answer to every stream");
+        let answer = match told.kind {
+            HEADERS => &mut answers.entry(told.stream).or_default().0,
+            DATA => &mut answers.entry(told.stream).or_default().1,
+            SETTINGS | WINDOW_UPDATE => continue,
+            _ => panic!("{told:?}"),
+        };
+        answer.extend(told.payload);
+        ended += usize::from(told.flags & END_STREAM != 0);
+    }
+    answers
+}
+
+/// As a browser asks that has found two hosts at one address (RFC 9113 9.1.1).
+#[test]
+fn a_stream_for_a_host_of_another_certificate_is_misdirected_alone_and_its_connection_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = write_certificate(folder.path(), &["a", "*.b.test"]);
+    let (origin, requests) = start_echo_of_head();
+    let proxy = start_sealed(origin, folder.path(), "");
+    let mut client = seal(connect(&proxy), &trusting(&[certificate], &["h2"]), "a");
+    let ask = |stream: u32, host: &str| {
+        let length = u8::try_from(host.len()).unwrap();
+        let block = [&[0x82, 0x87, 0x84, 0x41, length], host.as_bytes()].concat();
+        frame(HEADERS, END_STREAM | END_HEADERS, stream, &block)
+    };
+    let hosts =
+        [(1, "a"), (3, "elsewhere"), (5, "x.b.test"), (7, "b.test"), (9, "A:443"), (11, "y.x.b.test")];
+    let asked: Vec<u8> = hosts.iter().flat_map(|(stream, host)| ask(*stream, host)).collect();
+    client.write_all(&[BEGIN, &asked].concat()).unwrap();
+    let answers = answers_by_stream(&mut client, hosts.len());
+    assert_eq!(client.conn.alpn_protocol(), Some(&b"h2"[..]));
+    let is_served = |stream: u32| answers[&stream].0[0] == NO_CONTENT;
+    assert_eq!(hosts.map(|(stream, _)| is_served(stream)), [true, false, true, false, true, false]);
+    let misdirected = [3, 7, 11].map(|stream| &answers[&stream]);
+    // Whichever came first has its status in full, and the others have it from HPACK's table.
+    assert!(misdirected.iter().any(|(head, _)| head.starts_with(MISDIRECTED)), "{misdirected:x?}");
+    for (_, body) in misdirected {
+        assert_eq!(body, b"the certificate of this connection is not for this host\n");
+    }
+    client.write_all(&ask(13, "a")).unwrap();
+    assert_eq!(answers_by_stream(&mut client, 1)[&13].0[0], NO_CONTENT, "it goes on");
+    drop(client);
+    proxy.stop();
+    assert_eq!(requests.try_iter().count(), 4, "nobody is asked for the others");
 }
 
 #[test]
