@@ -6,7 +6,7 @@
 //! file ┘                └▶ another Plan, while the proxy runs
 //! ```
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use program::file::{FileError, Source, Step};
 use schemars::JsonSchema;
@@ -134,6 +134,16 @@ pub enum RequestIds {
     Make,
     /// That of the client, if it sends one; else a new one.
     Keep,
+}
+
+impl fmt::Display for RequestIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Make => "make",
+            Self::Keep => "keep",
+        })
+    }
 }
 
 /// Which fields tell an upstream where a request came from.
