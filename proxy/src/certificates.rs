@@ -27,7 +27,7 @@ use webpki::EndEntityCert;
 
 use crate::{config::CertificatePair, http1::head::is_authority};
 pub(crate) use store::Store;
-pub(crate) use terms::{Origins, OriginsError, Seal, Terms};
+pub(crate) use terms::{Origins, OriginsError, Seal, Terms, TermsError, of_collector};
 pub(crate) use tickets::Tickets;
 
 /// What clients ask for HTTP/2 by (RFC 9113 3.2).

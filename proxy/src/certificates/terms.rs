@@ -204,31 +204,8 @@ impl Origins {
         digest.update([u8::from(protocol.is_http2())]);
         digest.update((name.len() as u64).to_be_bytes());
         digest.update(&name);
-        let provider = Arc::new(ring::default_provider());
-        let building = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|error| TermsError::Tls(error.to_string()))?;
-        let building = match trust.map_or(&Trust::System, |told| &told.trust) {
-            Trust::Keys(pins) => {
-                digest.update([0]);
-                pins.iter().for_each(|pin| digest.update(pin));
-                let verifier = Arc::new(Pinned { pins: pins.clone(), provider });
-                building.dangerous().with_custom_certificate_verifier(verifier)
-            }
-            Trust::File(path) => {
-                let (roots, of_file) = read_roots(path, false)?;
-                digest.update([1]);
-                digest.update(of_file);
-                building.with_root_certificates(roots)
-            }
-            Trust::System => {
-                let (roots, of_file) = self.system()?;
-                digest.update([1]);
-                digest.update(of_file);
-                building.with_root_certificates(roots)
-            }
-        };
-        let mut config = building.with_no_client_auth();
+        let trust = trust.map_or(&Trust::System, |told| &told.trust);
+        let mut config = believing(trust, || self.system(), &mut digest)?;
         // One name alone: what is chosen is what will be spoken.
         let chosen = if protocol.is_http2() { HTTP2_NAME } else { HTTP1_NAME };
         config.alpn_protocols = vec![chosen.to_vec()];
@@ -244,9 +221,47 @@ impl Origins {
     }
 
     fn system(&self) -> Result<System, RootsError> {
-        let read = || read_roots(&roots::system_file(std::env::var_os("SSL_CERT_FILE"))?, true);
-        self.system.get_or_init(read).clone()
+        self.system.get_or_init(read_system).clone()
     }
+}
+
+/// By what a collector of spans is spoken to.
+///
+/// # Errors
+/// Nobody is trusted.
+pub(crate) fn of_collector(trust: &Trust) -> Result<ClientConfig, TermsError> {
+    let mut config = believing(trust, read_system, &mut Sha256::new())?;
+    config.alpn_protocols = vec![HTTP1_NAME.to_vec()];
+    Ok(config)
+}
+
+/// A configuration that believes these; all that it is made of goes into the digest.
+fn believing(
+    trust: &Trust,
+    system: impl FnOnce() -> Result<System, RootsError>,
+    digest: &mut Sha256,
+) -> Result<ClientConfig, TermsError> {
+    let provider = Arc::new(ring::default_provider());
+    let building = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|error| TermsError::Tls(error.to_string()))?;
+    let (roots, of_file) = match trust {
+        Trust::Keys(pins) => {
+            digest.update([0]);
+            pins.iter().for_each(|pin| digest.update(pin));
+            let verifier = Arc::new(Pinned { pins: pins.clone(), provider });
+            return Ok(building.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        }
+        Trust::File(path) => read_roots(path, false)?,
+        Trust::System => system()?,
+    };
+    digest.update([1]);
+    digest.update(of_file);
+    Ok(building.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn read_system() -> Result<System, RootsError> {
+    read_roots(&roots::system_file(std::env::var_os("SSL_CERT_FILE"))?, true)
 }
 
 fn read_roots(path: &Path, is_system: bool) -> Result<System, RootsError> {
