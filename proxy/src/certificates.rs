@@ -35,7 +35,7 @@ use crate::{
 };
 pub(crate) use authorities::Watch;
 pub(crate) use store::Store;
-pub(crate) use terms::{Origins, OriginsError, Seal, Terms};
+pub(crate) use terms::{Origins, OriginsError, Seal, Terms, TermsError, of_collector};
 pub(crate) use tickets::Tickets;
 
 /// What clients ask for HTTP/2 by (RFC 9113 3.2).

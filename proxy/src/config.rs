@@ -6,7 +6,7 @@
 //! file ┘                └▶ another Plan, while the proxy runs
 //! ```
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use program::file::{FileError, Source, Step};
 use schemars::JsonSchema;
@@ -20,6 +20,7 @@ mod certificate;
 mod change;
 mod claims;
 mod client_network;
+mod collector;
 mod edges;
 mod given;
 mod listen;
@@ -44,6 +45,7 @@ pub use certificate::{CertificateFiles, CertificatePair};
 pub use change::Change;
 pub use claims::RoutesAllow;
 pub use client_network::ClientNetwork;
+pub use collector::{OtlpEndpoint, OtlpHeader};
 pub use edges::{EdgeRules, ProxyVersion, SendProxy, SniRule};
 pub use given::Given;
 pub use listen::{FixedTable, Listen, Protocol, SOCKET_MODE};
@@ -58,7 +60,7 @@ pub use rules::{EJECT_FAILURES, EJECT_PANIC_PERCENT, EJECT_PERCENT_MAX, RETRY_PE
 pub use size::Size;
 pub use sticky::{Secret, Sticky};
 pub use timeouts::{GivenTimeouts, Span, Timeouts};
-pub use traces::{OtlpEndpoint, Sampling, TraceMode};
+pub use traces::{Sampling, TraceMode};
 pub use trust::{Pin, RoleServerName, RoleTrust, Trust};
 pub use via::Via;
 
@@ -134,6 +136,16 @@ pub enum RequestIds {
     Make,
     /// That of the client, if it sends one; else a new one.
     Keep,
+}
+
+impl fmt::Display for RequestIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Make => "make",
+            Self::Keep => "keep",
+        })
+    }
 }
 
 /// Which fields tell an upstream where a request came from.

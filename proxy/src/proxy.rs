@@ -136,6 +136,7 @@ impl Proxy {
         let plan = args.plan()?;
         Store::open(&plan.certificates).map_err(|error| placed(args, &plan, error))?;
         Origins::read(&plan.rules, &Origins::default()).map_err(|error| placed(args, &plan, error.into()))?;
+        Log::check(&plan.fixed)?;
         Ok(plan)
     }
 

@@ -154,7 +154,8 @@ fn status(screen: &Screen, theme: Theme) -> Line<'static> {
         return Line::styled("PAUSED: space goes on", Style::new().add_modifier(Modifier::BOLD));
     }
     let missing = screen.picture.as_ref().and_then(summary::missing);
-    Line::styled(missing.unwrap_or_default(), theme.tone(Tone::Waiting))
+    let told: Vec<String> = screen.note.clone().into_iter().chain(missing).collect();
+    Line::styled(told.join(" · "), theme.tone(Tone::Waiting))
 }
 
 fn footer(screen: &Screen) -> Line<'static> {

@@ -5,7 +5,8 @@
 //!                                           keys ─▶ screen ──────────▶
 //! ```
 //!
-//! Everything but `source` and `terminal` is pure: tests need neither a cluster nor a terminal.
+//! `whom` says which node is asked, another where one is gone. Everything but `source` and `terminal` is pure: tests need neither a
+//! cluster nor a terminal.
 
 mod details;
 mod draw;
@@ -18,6 +19,7 @@ mod source;
 mod summary;
 mod table;
 mod terminal;
+mod whom;
 mod words;
 
 #[cfg(test)]

@@ -216,9 +216,9 @@ impl Asked {
 }
 
 impl Picture {
-    /// What there is to see now, with rates since the look before.
+    /// What there is to see now, with rates since the look before, if the same node was asked: two may not have the same clock.
     pub(super) fn of(before: Option<&Look>, now: &Look) -> Self {
-        let before = before.map(|before| &before.loads);
+        let before = before.filter(|before| before.state.node == now.state.node).map(|before| &before.loads);
         #[expect(clippy::cast_precision_loss, reason = "looks are not so far apart")]
         let seconds = before
             .and_then(|before| now.loads.at_ms.checked_sub(before.at_ms))

@@ -52,6 +52,8 @@ pub(super) struct Screen {
     pub(super) picture: Option<Picture>,
     /// Why there is nothing newer.
     pub(super) trouble: Option<String>,
+    /// That another node is asked by now.
+    pub(super) note: Option<String>,
 }
 
 impl Default for Screen {
@@ -65,6 +67,7 @@ impl Default for Screen {
             over: Over::Nothing,
             picture: None,
             trouble: None,
+            note: None,
         }
     }
 }

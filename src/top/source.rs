@@ -1,6 +1,11 @@
 //! Where looks at the cluster come from: the admin port of any node.
 
-use std::{io, net::Ipv4Addr, str::FromStr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use feed::{FromSidecar, Tags, ToSidecar};
@@ -12,7 +17,7 @@ use crate::{
 };
 
 /// The cluster is asked for a second at most; a machine that is busy has two more.
-const PATIENCE: Patience = Patience { time: Duration::from_secs(3), bytes_max: 32 * 1024 * 1024 };
+pub(super) const PATIENCE: Patience = Patience { time: Duration::from_secs(3), bytes_max: 32 * 1024 * 1024 };
 
 /// An admin port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +29,11 @@ pub(super) struct At {
 impl At {
     /// The usual port of this machine.
     fn usual() -> Self {
-        Self { host: Ipv4Addr::LOCALHOST.to_string(), port: sidecar::config::ADMIN_PORT }
+        Self::of(Ipv4Addr::LOCALHOST.into(), sidecar::config::ADMIN_PORT)
+    }
+
+    pub(super) fn of(ip: IpAddr, port: u16) -> Self {
+        Self { host: ip.to_string(), port }
     }
 }
 
@@ -89,7 +98,7 @@ pub(super) async fn find(target: &Target) -> anyhow::Result<At> {
     if member.admin_port == 0 {
         return Ok(At::usual());
     }
-    Ok(At { host: member.addr.ip().to_string(), port: member.admin_port })
+    Ok(At::of(member.addr.ip(), member.admin_port))
 }
 
 /// Looks at the cluster once.

@@ -34,14 +34,13 @@ use super::{
     picture::Picture,
     screen::{Screen, Then},
     source::{At, look},
+    whom::Whom,
 };
 
 /// What a shell shows of a program that a signal has ended.
 const ENDED_BY_SIGNAL: u8 = 128;
 /// A screen is written at once, where it is not greater than any that people have.
 const FRAME_BYTES: usize = 64 * 1024;
-/// How soon another try follows one that failed.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Whether there is a terminal to draw on; if not, what would do instead.
 pub(super) fn check() -> anyhow::Result<()> {
@@ -116,28 +115,42 @@ fn events() -> mpsc::UnboundedReceiver<io::Result<Event>> {
     inbox
 }
 
+/// What was seen, and what is to be said of who was asked; or why nothing was.
+type Seen = Result<(Look, Option<String>), String>;
+
+/// Looks once. How long to wait before the next look.
+async fn see(whom: &mut Whom, every: Duration) -> (Seen, Duration) {
+    let begun = Instant::now();
+    let seen = look(whom.at()).await.map_err(|error| format!("{error:#}"));
+    let now = Instant::now();
+    let seen = seen.and_then(|look| whom.handle_answer(&look.state, now).map(|()| look));
+    match seen {
+        Ok(look) => {
+            let note = whom.note(&look.state, now);
+            (Ok((look, note)), every.saturating_sub(begun.elapsed()))
+        }
+        Err(why) => {
+            let (told, pause) = whom.handle_failure(&why, begun, now);
+            (Err(told), pause)
+        }
+    }
+}
+
 /// Looks again and again, and tells what was seen or why not.
-fn looks(at: At, every: Duration, is_paused: Rc<Cell<bool>>) -> mpsc::Receiver<Result<Look, String>> {
+fn looks(at: At, every: Duration, is_paused: Rc<Cell<bool>>) -> mpsc::Receiver<Seen> {
     let (outbox, inbox) = mpsc::channel(1);
     spawn_local(async move {
-        let mut failing_since: Option<Instant> = None;
+        let mut whom = Whom::new(at);
         loop {
-            let begun = Instant::now();
             let mut pause = every;
             if !is_paused.get() {
-                let told = look(&at).await.map_err(|error| {
-                    pause = RETRY_PAUSE.min(every);
-                    let since = failing_since.get_or_insert(begun).elapsed().as_secs();
-                    format!("{error:#}, for {since} s; trying again")
-                });
-                if told.is_ok() {
-                    failing_since = None;
-                }
-                if outbox.send(told).await.is_err() {
+                let seen;
+                (seen, pause) = see(&mut whom, every).await;
+                if outbox.send(seen).await.is_err() {
                     return;
                 }
             }
-            tokio::time::sleep(pause.saturating_sub(begun.elapsed())).await;
+            tokio::time::sleep(pause).await;
         }
     });
     inbox
@@ -175,8 +188,9 @@ pub(super) async fn show(at: At, every: Duration) -> anyhow::Result<ExitCode> {
             }
             Some(told) = looks.recv() => {
                 match told {
-                    Ok(look) => {
+                    Ok((look, note)) => {
                         screen.show(Picture::of(last.as_ref(), &look));
+                        screen.note = note;
                         last = Some(look);
                     }
                     Err(why) => screen.trouble = Some(why),

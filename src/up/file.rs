@@ -10,7 +10,7 @@ use std::{
 
 use feed::{EndpointProtocol, Name, Route, Routes, Tag, Tags};
 use program::file::{FileError, Misfit, Spanned};
-use proxy::config::{Listen, Protocol};
+use proxy::config::{Listen, Protocol, RequestIds};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use sidecar::{config::Check, node::supervise::StopSignal};
 
@@ -25,6 +25,8 @@ pub(super) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4A
 pub(super) struct Plan {
     /// Where the proxy listens; empty: that is not said.
     pub(super) listen: Vec<Listen>,
+    /// None: that is not said.
+    pub(super) request_ids: Option<RequestIds>,
     pub(super) services: Services,
 }
 
@@ -45,10 +47,11 @@ struct Written {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct WrittenProxy {
     #[serde(default)]
     listen: Vec<Spanned<String>>,
+    request_id: Option<RequestIds>,
 }
 
 #[derive(Deserialize)]
@@ -101,7 +104,7 @@ impl Written {
                            http://127.0.0.1:8080";
                 Err(misfit(&route, why))
             }
-            _ => Ok(Plan { listen, services }),
+            _ => Ok(Plan { listen, request_ids: self.proxy.request_id, services }),
         }
     }
 }
@@ -308,6 +311,7 @@ mod tests {
         let text = r#"
             [proxy]
             listen = ["http://127.0.0.1:80", "tcp://127.0.0.1:81=db"]
+            request-id = "make"
             [service.db]
             command = ["db", "-p", "$PORT"]
             count = 2
@@ -322,7 +326,8 @@ mod tests {
             stop-timeout = "3s"
             drain-timeout = "4s"
         "#;
-        let Plan { listen, services } = plan(text).unwrap();
+        let Plan { listen, request_ids, services } = plan(text).unwrap();
+        assert_eq!(request_ids, Some(RequestIds::Make));
         let said: Vec<String> = listen.iter().map(Listen::to_string).collect();
         assert_eq!(said, ["http://127.0.0.1:80", "tcp://127.0.0.1:81=db"]);
         let db = services.into_first();
@@ -409,6 +414,10 @@ mod tests {
             (
                 "[proxy]\nlisten = [\"127.0.0.1:1\"]\n[service.a]\ncommand = \"x\"\n",
                 "2:11: \"127.0.0.1:1\": no scheme",
+            ),
+            (
+                "proxy.request-id = 'new'\n[service.a]\ncommand = \"x\"\n",
+                "1:20: unknown variant `new`, expected one of `off`, `make`, `keep`",
             ),
             (
                 "proxy.listen = [\"tcp://127.0.0.1:1=b\"]\n[service.a]\ncommand = \"x\"\n",

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use feed::{Name, Route, route::Host, socket::SOCKET_PATH_BYTES_MAX};
-use proxy::config::{Address, Listen, Protocol};
+use proxy::config::{Address, Listen, Protocol, RequestIds};
 
 use super::{
     claims::{GOSSIP_PORT, HeldPort, claim_network, hold, is_free},
@@ -39,6 +39,7 @@ pub(super) struct Plan {
     pub(super) listen: Vec<Listen>,
     /// Who said so, for errors.
     pub(super) listen_source: &'static str,
+    pub(super) request_ids: RequestIds,
     pub(super) services: Services,
 }
 
@@ -56,6 +57,7 @@ pub(super) struct Layout {
     pub(super) dir: PathBuf,
     /// Where the proxy listens, at one place at least.
     pub(super) listen: Vec<Listen>,
+    request_ids: RequestIds,
     pub(super) services: Services,
     network: u8,
     /// The ports of nodes that have their own.
@@ -76,7 +78,7 @@ pub(super) struct Layout {
 impl Layout {
     /// Claims a directory, a network and the proxy's addresses. A key file that the sidecars would refuse is refused here.
     pub(super) fn claim(dir: &Path, plan: Plan, key_file: Option<PathBuf>) -> anyhow::Result<Self> {
-        let Plan { mut listen, listen_source, services } = plan;
+        let Plan { mut listen, listen_source, request_ids, services } = plan;
         let key_file = key_file.map(std::path::absolute).transpose()?;
         key_file.as_deref().map(sidecar::node::key_file::load).transpose()?;
         make_dir(dir).with_context(|| format!("--dir {}: cannot be used", dir.display()))?;
@@ -105,6 +107,7 @@ impl Layout {
         Ok(Self {
             dir: dir.to_owned(),
             listen,
+            request_ids,
             services,
             network,
             ports: RefCell::default(),
@@ -252,8 +255,7 @@ impl Layout {
             Kind::Dns => self.run_own(&mut command, "dns", &[listen]),
             Kind::Proxy => {
                 self.run_own(&mut command, "proxy", &self.proxy_listeners());
-                // So that whoever sees a request fail can ask why.
-                command.args(["--request-id", "keep"]);
+                command.arg("--request-id").arg(self.request_ids.to_string());
                 if let Some(Certified { certificate, key, .. }) = &self.certified {
                     command.arg("--certificate").arg(format!("{},{}", certificate.display(), key.display()));
                 }

@@ -31,7 +31,7 @@ use std::{
 
 use anyhow::Context;
 use feed::Name;
-use proxy::config::{Listen, Protocol};
+use proxy::config::{Listen, Protocol, RequestIds};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cluster::{Cluster, Start};
@@ -48,6 +48,9 @@ use crate::{
 
 /// Where the services of the example listen, each node at its own address.
 const EXAMPLE_PORT: u16 = 8080;
+
+/// Whoever tries something out asks `explain request` why it was so, and may choose the id.
+const REQUEST_IDS: RequestIds = RequestIds::Keep;
 
 /// `concertina up`.
 #[derive(clap::Args)]
@@ -111,15 +114,15 @@ impl Args {
             let services = Services::of_example(self.front, self.app, EXAMPLE_PORT);
             let front = services.ids().next().map(|front| services.get(front).role.clone());
             let listen = Listen { role: front, ..file::routing(addr) };
-            return Ok(Plan { listen: vec![listen], listen_source, services });
+            return Ok(Plan { listen: vec![listen], listen_source, request_ids: REQUEST_IDS, services });
         };
         let said = file::read(path)?;
-        Ok(match self.listen {
-            None if !said.listen.is_empty() => {
-                Plan { listen: said.listen, listen_source: "proxy.listen", services: said.services }
-            }
-            _ => Plan { listen: vec![file::routing(addr)], listen_source, services: said.services },
-        })
+        let (listen, listen_source) = match self.listen {
+            None if !said.listen.is_empty() => (said.listen, "proxy.listen"),
+            _ => (vec![file::routing(addr)], listen_source),
+        };
+        let request_ids = said.request_ids.unwrap_or(REQUEST_IDS);
+        Ok(Plan { listen, listen_source, request_ids, services: said.services })
     }
 }
 

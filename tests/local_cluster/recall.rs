@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use crate::{
     admin::get,
-    support::{http::Connection, network::Network, wait::until},
+    support::{cluster::Cluster, http::Connection, network::Network, place::Place, turns::Turn, wait::until},
 };
 
 /// Asks the proxy by this id; the status.
@@ -95,4 +95,42 @@ fn a_request_is_told_from_hop_to_hop_by_any_node_whether_it_went_well_or_failed(
         "frontserver1 (front) keeps the last 256 that failed",
     ];
     says("explain request nobody-asked", &kept);
+}
+
+/// What is told in a local cluster of a request that two hops have kept.
+fn recall_in(cluster: &Cluster, id: &str) -> Account {
+    until(&format!("two hops of {id}"), || {
+        let account: Account =
+            serde_json::from_str(&cluster.run(&format!("explain request {id} --json")).stdout).ok()?;
+        (account.hops.len() == 2).then_some(account)
+    })
+}
+
+#[test]
+fn a_request_of_a_local_cluster_is_explained_by_the_id_in_its_answer() {
+    let cluster = Cluster::up(&[]);
+    let sampled = (0..).map(|i| format!("sampled-{i:08}")).find(|id| is_sampled(id.as_bytes())).unwrap();
+    let mut connection = Connection::open(cluster.addr).unwrap();
+    let answered = connection.get_with("/hello", &format!("X-Request-ID: {sampled}\r\n")).unwrap();
+    assert_eq!((answered.status, answered.field("x-request-id")), (200, Some(sampled.as_str())));
+    assert_eq!(recall_in(&cluster, &sampled).hops[0].attempts[0].node.as_str(), "frontserver1");
+
+    cluster.order("node stop appserver1");
+    let failed = cluster.hello();
+    assert_eq!(failed.status, 503, "{failed:?}");
+    let account = recall_in(&cluster, failed.field("x-request-id").unwrap());
+    assert_eq!(account.hops[1].end, "no appserver is ready", "{account:?}");
+}
+
+#[test]
+fn a_local_cluster_gives_no_ids_where_its_file_wants_none() {
+    let place = Place::new();
+    let file = place.join("cluster.toml");
+    let app = env!("CARGO_BIN_EXE_concertina");
+    let services =
+        format!("[service.web]\ncommand = ['{app}', 'app', '--listen', '$HOST:$PORT']\nroutes = ['/']\n");
+    std::fs::write(&file, format!("[proxy]\nrequest-id = 'off'\n{services}")).unwrap();
+    let cluster = Cluster::up_at(Turn::one(), place, &["--file", file.to_str().unwrap()]);
+    let answered = Connection::open(cluster.addr).unwrap().get("/hello/me").unwrap();
+    assert_eq!((answered.status, answered.field("x-request-id")), (200, None), "{answered:?}");
 }

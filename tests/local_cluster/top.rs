@@ -75,13 +75,38 @@ fn the_whole_cluster_is_shown_sorted_filtered_paused_and_one_node_explained() {
     });
 
     cluster.order("node pause proxyserver");
-    tmux.shows("no answer from ");
+    tmux.shows_that("another's answer", |screen| {
+        let says = |what: &str| screen.contains(&format!("\nproxyserver {what}; asking "));
+        (says("is gone") || says("does not answer")) && !screen.contains("seen by proxyserver")
+    });
     cluster.order("node resume proxyserver");
-    tmux.shows_that("an answer again", |screen| !screen.contains("no answer from "));
     tmux.types("q");
     let screen = tmux.shows("ended=0");
     assert!(screen.contains("what was there") && !screen.contains("PROXIES"), "{screen}");
     tmux.is_restored();
+}
+
+#[test]
+fn where_the_node_that_is_asked_is_gone_another_is_asked_and_the_last_one_until_it_answers() {
+    let cluster = Cluster::up(&[]);
+    let Some(tmux) = Tmux::start(&cluster.place, 80, 24) else { return };
+    tmux.enter(&line(&cluster.place, "top --every 500ms --node appserver1"));
+    tmux.shows("seen by appserver1 · 4 nodes: 4 ready");
+    let mut asked = "appserver1".to_owned();
+    for _ in 0..3 {
+        cluster.order(&format!("node stop {asked}"));
+        let screen = tmux.shows_that("that another is asked", |screen| {
+            screen.contains(&format!("\n{asked} is gone; asking ")) && !screen.contains("no answer")
+        });
+        let other = screen.split(" seen by ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        assert_ne!(std::mem::replace(&mut asked, other.clone()), other, "{screen}");
+    }
+    cluster.order(&format!("node pause {asked}"));
+    tmux.shows("no answer from ");
+    cluster.order(&format!("node resume {asked}"));
+    tmux.shows_that("an answer again", |screen| {
+        screen.contains(&format!("seen by {asked} ")) && !screen.contains("no answer from ")
+    });
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod services;
 #[path = "../support/skip.rs"]
 #[expect(dead_code, reason = "no test here is skipped in part")]
 mod skip;
+mod spans;
 mod streams;
 mod tls;
 mod trust;

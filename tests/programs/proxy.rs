@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::ffi::OsStrExt,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
 };
 
@@ -12,6 +13,7 @@ use std::{
 pub(crate) struct Proxy {
     child: Child,
     pub(crate) addr: SocketAddr,
+    said: Arc<Mutex<String>>,
 }
 
 impl Proxy {
@@ -41,8 +43,20 @@ impl Proxy {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let addr = lines.find_map(|line| line.split_once("addr=")?.1.split(' ').next()?.parse().ok());
         // Whatever else it says must not fill the pipe.
-        thread::spawn(move || lines.for_each(|line| eprintln!("{line}")));
-        Self { child, addr: addr.expect("a proxy that listens") }
+        let said = Arc::<Mutex<String>>::default();
+        let kept = said.clone();
+        thread::spawn(move || {
+            lines.for_each(|line| {
+                eprintln!("{line}");
+                kept.lock().unwrap().extend([&line, "\n"]);
+            });
+        });
+        Self { child, addr: addr.expect("a proxy that listens"), said }
+    }
+
+    /// What it has logged since it listens.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 }
 

@@ -18,16 +18,16 @@ use crate::{
 };
 
 /// How long a program may take to start, and an answer to come, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An authority, and what it has signed.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -36,12 +36,12 @@ impl Authority {
         Self { folder, issuer: Issuer::new(params, key) }
     }
 
-    fn at(&self, name: &str) -> String {
+    pub(crate) fn at(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
     /// A certificate for this name; its file and that of its key are called after the other one.
-    fn certify(&self, name: &str, file: &str, is_expired: bool) {
+    pub(crate) fn certify(&self, name: &str, file: &str, is_expired: bool) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         if is_expired {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
@@ -59,7 +59,7 @@ impl Authority {
 }
 
 /// As curl's manual has it.
-fn pin(certificate: &str) -> String {
+pub(crate) fn pin(certificate: &str) -> String {
     let script = "openssl x509 -in \"$0\" -pubkey -noout | openssl pkey -pubin -outform der \
                   | openssl dgst -sha256 -binary | openssl enc -base64";
     let output = Command::new("sh").args(["-c", script, certificate]).output().unwrap();
@@ -82,7 +82,7 @@ fn start_proxy_in(variables: &[(&str, &str)], origin: SocketAddr, protocol: &str
 }
 
 /// The status of an answer, and all of it.
-fn ask(proxy: &Proxy) -> (u16, String) {
+pub(crate) fn ask(proxy: &Proxy) -> (u16, String) {
     let mut stream = TcpStream::connect(proxy.addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n").unwrap();

@@ -35,7 +35,7 @@ pub(crate) enum RootsError {
     #[error("{path}: expected certificates of authorities in PEM", path = .0.display())]
     Nobody(PathBuf),
     /// A system without the file.
-    #[error("the system has no file of authorities ({bundles}); set SSL_CERT_FILE, or say ROLE=ca:FILE", bundles = BUNDLES.join(", "))]
+    #[error("the system has no file of authorities ({bundles}); set SSL_CERT_FILE, or trust ca:FILE", bundles = BUNDLES.join(", "))]
     NoSystem,
 }
 

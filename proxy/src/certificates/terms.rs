@@ -240,31 +240,10 @@ impl Origins {
         digest.update([u8::from(protocol.is_http2())]);
         digest.update((name.len() as u64).to_be_bytes());
         digest.update(&name);
-        let provider = Arc::new(ring::default_provider());
-        let building = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|error| TermsError::Tls(error.to_string()))?;
-        let building = match trust.map_or(&Trust::System, |told| &told.trust) {
-            Trust::Keys(pins) => {
-                digest.update([0]);
-                pins.iter().for_each(|pin| digest.update(pin));
-                let verifier = Arc::new(Pinned { pins: pins.clone(), provider });
-                building.dangerous().with_custom_certificate_verifier(verifier)
-            }
-            Trust::File(path) => {
-                let (roots, of_file) = self.files().read(path)?;
-                digest.update([1]);
-                digest.update(of_file);
-                building.with_root_certificates(roots)
-            }
-            Trust::System => {
-                let (roots, of_file) = self.system()?;
-                digest.update([1]);
-                digest.update(of_file);
-                building.with_root_certificates(roots)
-            }
-        };
-        let mut config = building.with_no_client_auth();
+        let trust = trust.map_or(&Trust::System, |told| &told.trust);
+        let authorities =
+            |file: Option<&Path>| file.map_or_else(|| self.system(), |path| self.files().read(path));
+        let mut config = believing(trust, authorities, &mut digest)?;
         // One name alone: what is chosen is what will be spoken.
         let chosen = if protocol.is_http2() { HTTP2_NAME } else { HTTP1_NAME };
         config.alpn_protocols = vec![chosen.to_vec()];
@@ -280,9 +259,50 @@ impl Origins {
     }
 
     fn system(&self) -> Result<Authorities, RootsError> {
-        let read = || authorities::read(&roots::system_file(std::env::var_os("SSL_CERT_FILE"))?, true);
-        self.system.get_or_init(read).clone()
+        self.system.get_or_init(read_system).clone()
     }
+}
+
+/// By what a collector of spans is spoken to.
+///
+/// # Errors
+/// Nobody is trusted.
+pub(crate) fn of_collector(trust: &Trust) -> Result<ClientConfig, TermsError> {
+    let authorities =
+        |file: Option<&Path>| file.map_or_else(read_system, |path| authorities::read(path, false));
+    let mut config = believing(trust, authorities, &mut Sha256::new())?;
+    config.alpn_protocols = vec![HTTP1_NAME.to_vec()];
+    Ok(config)
+}
+
+/// A configuration that believes these; all that it is made of goes into the digest. `authorities` are those of a file, or without one the
+/// system's.
+fn believing(
+    trust: &Trust,
+    authorities: impl FnOnce(Option<&Path>) -> Result<Authorities, RootsError>,
+    digest: &mut Sha256,
+) -> Result<ClientConfig, TermsError> {
+    let provider = Arc::new(ring::default_provider());
+    let building = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|error| TermsError::Tls(error.to_string()))?;
+    let (roots, of_file) = match trust {
+        Trust::Keys(pins) => {
+            digest.update([0]);
+            pins.iter().for_each(|pin| digest.update(pin));
+            let verifier = Arc::new(Pinned { pins: pins.clone(), provider });
+            return Ok(building.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        }
+        Trust::File(path) => authorities(Some(path))?,
+        Trust::System => authorities(None)?,
+    };
+    digest.update([1]);
+    digest.update(of_file);
+    Ok(building.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn read_system() -> Result<Authorities, RootsError> {
+    authorities::read(&roots::system_file(std::env::var_os("SSL_CERT_FILE"))?, true)
 }
 
 /// Which setting has to change.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     AccessLog, CertificatePair, ClientNetwork, FixedTable, ForwardedFields, GivenTimeouts, HalfClosed,
-    Listen, OtlpEndpoint, RequestIds, RoleBalance, RoleProtocol, RoleServerName, RoleTrust, RouteRule,
-    RoutesAllow, Sampling, SendProxy, Size, SniRule, TraceMode, Via,
+    Listen, OtlpEndpoint, OtlpHeader, RequestIds, RoleBalance, RoleProtocol, RoleServerName, RoleTrust,
+    RouteRule, RoutesAllow, Sampling, SendProxy, Size, SniRule, TraceMode, Trust, Via,
 };
 use crate::limits::TRUSTED_HOPS_COUNT_MAX;
 
@@ -143,10 +143,16 @@ pub struct Given {
     /// [default: 100]
     #[arg(long, value_name = "PERCENT")]
     pub trace_sample: Option<Sampling>,
-    /// Who takes a span of each request whose trace is sampled, by OTLP over HTTP without TLS: http://HOST:PORT, to which /v1/traces is added
-    /// [default: nobody]
+    /// Who takes a span of each request whose trace is sampled, by OTLP over HTTP: http://HOST:PORT or https://HOST[:PORT], to which /v1/traces
+    /// is added [default: nobody]
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<OtlpEndpoint>,
+    /// Whose certificate is believed there: system, ca:FILE or sha256//BASE64, as with --upstream-trust [default: system]
+    #[arg(long, value_name = "WHOM")]
+    pub otlp_trust: Option<Trust>,
+    /// A field that it is told, such as 'x-api-key: KEY'; may be repeated. Other users see flags: the variable or the file hides a key
+    #[arg(long, value_name = "NAME: VALUE", hide_env_values = true)]
+    pub otlp_header: Option<Vec<OtlpHeader>>,
     /// A line for each HTTP request: `common` as Apache writes it, `json` as objects with times and reasons [default: off]
     #[arg(long, value_name = "FORMAT")]
     pub access_log: Option<AccessLog>,
@@ -179,7 +185,7 @@ impl Given {
         listen feed upstream routes_allow workers half_closed clients_max balance upstream_protocol upstream_trust
         upstream_server_name eject_failures eject_5xx
         eject_percent_max eject_panic_percent retry_percent upstream_connections_max upstream_pending_max
-        proxy_protocol send_proxy sni certificate certificates body_bytes_max forwarded trusted_hops via request_id trace trace_sample otlp_endpoint access_log access_log_file route
+        proxy_protocol send_proxy sni certificate certificates body_bytes_max forwarded trusted_hops via request_id trace trace_sample otlp_endpoint otlp_trust otlp_header access_log access_log_file route
     );
 }
 
@@ -270,6 +276,8 @@ mod tests {
             ("trace-sample = 101\n", "a.toml:1:16: 101: expected a number from 0 to 100"),
             ("trace-sample = \"5\"\n", "a.toml:1:16"),
             ("otlp-endpoint = \"a:4318\"\n", "is no place for spans"),
+            ("otlp-trust = \"/a.pem\"\n", "expected system, ca:FILE"),
+            ("otlp-header = [\"a\"]\n", "no colon: expected 'NAME: VALUE'"),
             ("proxy-protocol = [\"10.0.0.0/33\"]\n", "a.toml:1:18: \"10.0.0.0/33\" is not a network"),
         ] {
             let error = file(text).unwrap_err();

@@ -6,8 +6,8 @@ use feed::{EndpointProtocol, Name, socket::FEED_PATH};
 
 use super::{
     AccessLog, Balance, CertificateFiles, EdgeRules, FixedTable, ForwardedFields, Given, HalfClosed, Listen,
-    OtlpEndpoint, PlanError, Protocol, Refusal, RequestIds, RouteRule, RoutesAllow, Sampling, Timeouts,
-    TraceMode, UpstreamRules,
+    OtlpEndpoint, OtlpHeader, PlanError, Protocol, Refusal, RequestIds, RouteRule, RoutesAllow, Sampling,
+    Timeouts, TraceMode, Trust, UpstreamRules,
 };
 use crate::{http1::Forwarding, limits::CLIENTS_COUNT_MAX};
 
@@ -32,6 +32,10 @@ pub struct Fixed {
     pub access_log_file: Option<PathBuf>,
     /// Who takes spans.
     pub otlp_endpoint: Option<OtlpEndpoint>,
+    /// Whose certificate is believed of that.
+    pub otlp_trust: Trust,
+    /// What it is told beside spans.
+    pub otlp_headers: Vec<OtlpHeader>,
     /// Roles whose endpoints are given.
     pub upstream: Vec<FixedTable>,
 }
@@ -84,14 +88,7 @@ impl Plan {
             return Err(PlanError::HopsWithoutForwarded(trusted_hops).at("trusted-hops"));
         }
         let trace = given.trace.unwrap_or(TraceMode::Off);
-        for (key, is_said) in
-            [("trace-sample", given.trace_sample.is_some()), ("otlp-endpoint", given.otlp_endpoint.is_some())]
-        {
-            // Who says that there are none has not forgotten to say which.
-            if is_said && given.trace.is_none() {
-                return Err(PlanError::NeedsTrace(key).at(key));
-            }
-        }
+        check_traces(&given)?;
         let routes = given.route.unwrap_or_default();
         let plan = Self {
             fixed: Fixed {
@@ -101,6 +98,8 @@ impl Plan {
                 access_log: given.access_log.unwrap_or(AccessLog::Off),
                 access_log_file: given.access_log_file,
                 otlp_endpoint: given.otlp_endpoint,
+                otlp_trust: given.otlp_trust.unwrap_or_default(),
+                otlp_headers: given.otlp_header.unwrap_or_default(),
                 upstream: given.upstream.unwrap_or_default(),
             },
             listen: given.listen.unwrap_or_else(|| vec![default_listener(!routes.is_empty())]),
@@ -182,6 +181,8 @@ impl Plan {
             ("access-log", from.access_log == to.access_log),
             ("access-log-file", from.access_log_file == to.access_log_file),
             ("otlp-endpoint", from.otlp_endpoint == to.otlp_endpoint),
+            ("otlp-trust", from.otlp_trust == to.otlp_trust),
+            ("otlp-header", from.otlp_headers == to.otlp_headers),
             ("upstream", from.upstream == to.upstream),
         ] {
             if !is_same {
@@ -345,6 +346,29 @@ impl fmt::Display for Plan {
     }
 }
 
+/// What is said of traces and their collector needs that there are some.
+fn check_traces(given: &Given) -> Result<(), Refusal> {
+    let said = [
+        ("trace-sample", given.trace_sample.is_some()),
+        ("otlp-endpoint", given.otlp_endpoint.is_some()),
+        ("otlp-trust", given.otlp_trust.is_some()),
+        ("otlp-header", given.otlp_header.is_some()),
+    ];
+    // Who says that there are none has not forgotten to say which.
+    if let Some((key, _)) = said.into_iter().find(|(_, is_said)| *is_said && given.trace.is_none()) {
+        return Err(PlanError::NeedsTrace(key).at(key));
+    }
+    match &given.otlp_endpoint {
+        None if given.otlp_header.is_some() => {
+            Err(PlanError::NeedsCollector("otlp-header", "URL").at("otlp-header"))
+        }
+        endpoint if given.otlp_trust.is_some() && !endpoint.as_ref().is_some_and(|there| there.is_sealed) => {
+            Err(PlanError::NeedsCollector("otlp-trust", "https://HOST").at("otlp-trust"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn rules(given: &Given) -> UpstreamRules {
     let usual = UpstreamRules::default();
     UpstreamRules {
@@ -394,6 +418,11 @@ mod tests {
             ("access-log-file = 'a'", "needs --access-log"),
             ("trace-sample = 5", "--trace-sample: needs --trace"),
             ("otlp-endpoint = 'http://a:1'", "--otlp-endpoint: needs --trace"),
+            ("trace = 'restart'\notlp-header = ['a: b']", "--otlp-header: needs --otlp-endpoint URL"),
+            (
+                "trace = 'restart'\notlp-endpoint = 'http://a:1'\notlp-trust = 'system'",
+                "--otlp-trust: needs --otlp-endpoint https://HOST",
+            ),
             ("upstream = ['app=127.0.0.1:1']", "--upstream app=…: expected a role"),
             ("send-proxy = ['web=v2']", "shared by clients"),
             ("balance = ['app=p2c']", "that --listen names"),

@@ -30,6 +30,9 @@ pub enum PlanError {
     /// What is said of traces that there are not.
     #[error("--{0}: needs --trace propagate or restart, or off to leave it unused")]
     NeedsTrace(&'static str),
+    /// What is said of a collector that there is not.
+    #[error("--{0}: needs --otlp-endpoint {1}")]
+    NeedsCollector(&'static str, &'static str),
     /// A table that nobody looks into.
     #[error("--upstream {0}=…: expected a role that --listen names, or a route")]
     UnusedTable(Name),

@@ -1,11 +1,10 @@
-//! How requests are traced: whose trace goes on, how many begin, and where spans go.
+//! How requests are traced: whose trace goes on, and how many begin.
 
 use std::{fmt, str::FromStr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use super::text::read_as_text;
 use crate::http1::{TraceId, trace_context::RANDOM_BITS};
 
 /// What becomes of the traces that requests are parts of.
@@ -73,46 +72,6 @@ impl JsonSchema for Sampling {
     }
 }
 
-/// Whoever takes spans by OTLP over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OtlpEndpoint {
-    /// Host and port, as Host says them.
-    pub authority: String,
-    /// Where traces are posted to.
-    pub path: String,
-}
-
-read_as_text!(OtlpEndpoint, "http://HOST:PORT, with or without a path before /v1/traces");
-
-impl FromStr for OtlpEndpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| Err(format!("{text:?} is no place for spans: {why}"));
-        let Some(rest) = text.strip_prefix("http://") else {
-            return wrong("expected http://HOST:PORT; a collector beside this proxy can go on over TLS");
-        };
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let port = authority.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-        let is_authority = crate::http1::head::is_authority(authority.as_bytes());
-        if !is_authority || !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
-            return wrong("expected a host and its port, such as http://collector:4318");
-        }
-        if !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte)) {
-            return wrong("expected a path without a query");
-        }
-        // As OTEL_EXPORTER_OTLP_ENDPOINT is read (OpenTelemetry Protocol Exporter, Endpoint URLs for OTLP/HTTP).
-        let path = format!("{}/v1/traces", path.trim_end_matches('/'));
-        Ok(Self { authority: authority.to_owned(), path })
-    }
-}
-
-impl fmt::Display for OtlpEndpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,34 +91,6 @@ mod tests {
         assert!(half.takes(trace(1 << 55)) && !half.takes(trace((1 << 55) - 1)));
         for bad in ["-1", "100.1", "NaN", "inf", "5%", ""] {
             assert!(bad.parse::<Sampling>().is_err_and(|error| error.contains("from 0 to 100")), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_place_for_spans_has_a_host_and_a_port_and_the_path_of_traces() {
-        for (text, whole) in [
-            ("http://collector:4318", "http://collector:4318/v1/traces"),
-            ("http://127.0.0.1:1/", "http://127.0.0.1:1/v1/traces"),
-            ("http://[::1]:4318/otlp/", "http://[::1]:4318/otlp/v1/traces"),
-        ] {
-            assert_eq!(text.parse::<OtlpEndpoint>().unwrap().to_string(), whole);
-        }
-        for bad in [
-            "collector:4318",
-            "https://a:1",
-            "http://a",
-            "http://:1",
-            "http://a:",
-            "http://a:0",
-            "http://a:65536",
-            "http://u@a:1",
-            "http://::1:4318x",
-            "http://a:1/b?c",
-            "http://a:1/b c",
-            "http://a b:1",
-            "http://a:1/\r\nX: y",
-        ] {
-            assert!(bad.parse::<OtlpEndpoint>().is_err_and(|e| e.contains("no place for spans")), "{bad}");
         }
     }
 }

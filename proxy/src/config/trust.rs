@@ -25,6 +25,29 @@ pub enum Trust {
     Keys(Vec<Pin>),
 }
 
+impl Trust {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        match (text, text.strip_prefix("ca:")) {
+            ("system", _) => Ok(Self::System),
+            (_, Some("")) => Err("no file"),
+            (_, Some(path)) => Ok(Self::File(path.into())),
+            _ => {
+                let pins: Option<Vec<Pin>> = text.split(';').map(pin).collect();
+                pins.map(Self::Keys).ok_or("not the SHA-256 of a key")
+            }
+        }
+    }
+}
+
+impl FromStr for Trust {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = |why| format!("{text:?}: {why}; expected system, ca:FILE or sha256//BASE64");
+        Self::parse(text).map_err(refused)
+    }
+}
+
 /// A role and who is believed to be of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleTrust {
@@ -41,15 +64,7 @@ impl FromStr for RoleTrust {
         let refused =
             |why: &str| format!("{text:?}: {why}; expected ROLE=system, ROLE=ca:FILE or ROLE=sha256//BASE64");
         let (role, trust) = text.split_once('=').ok_or_else(|| refused("nobody is trusted"))?;
-        let trust = match (trust, trust.strip_prefix("ca:")) {
-            ("system", _) => Trust::System,
-            (_, Some("")) => return Err(refused("no file")),
-            (_, Some(path)) => Trust::File(path.into()),
-            _ => {
-                let pins: Option<Vec<Pin>> = trust.split(';').map(pin).collect();
-                Trust::Keys(pins.ok_or_else(|| refused("not the SHA-256 of a key"))?)
-            }
-        };
+        let trust = Trust::parse(trust).map_err(refused)?;
         Ok(Self { role: role.parse().map_err(|error| refused(&format!("{error}")))?, trust })
     }
 }
@@ -81,6 +96,7 @@ impl FromStr for RoleServerName {
     }
 }
 
+read_as_text!(Trust, "system, ca:FILE or sha256//BASE64");
 read_as_text!(RoleTrust, "ROLE=system, ROLE=ca:FILE or ROLE=sha256//BASE64");
 read_as_text!(RoleServerName, "ROLE=HOST");
 
@@ -102,6 +118,8 @@ mod tests {
             assert!(trust(bad).unwrap_err().contains("expected ROLE=system"), "{bad}");
         }
         assert!(trust(&format!("app={one};")).is_err());
+        assert_eq!("ca:/a.pem".parse(), Ok(Trust::File("/a.pem".into())));
+        assert!("/a.pem".parse::<Trust>().unwrap_err().contains("expected system, ca:FILE"));
     }
 
     #[test]

@@ -8,13 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use serde::Deserialize;
 
 use super::{
     otlp,
     spans::{Batch, is_due},
 };
-use crate::{config::OtlpEndpoint, limits::SPANS_ANSWER_BYTES_MAX, stats::Stats, upstream::follow::Sources};
+use crate::{
+    config::{Fixed, OtlpEndpoint, OtlpHeader},
+    limits::SPANS_ANSWER_BYTES_MAX,
+    stats::Stats,
+    stream::tls::{CollectorTls, NoTls},
+    upstream::follow::Sources,
+};
 
 /// How long a collector has for a batch, as OpenTelemetry has it (`OTEL_EXPORTER_OTLP_TIMEOUT`).
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +41,9 @@ enum PostError {
     Io(#[from] io::Error),
     #[error("no answer within {POST_TIMEOUT:?}")]
     Timeout,
-    #[error("its answer is no HTTP")]
+    #[error(transparent)]
+    Tls(NoTls),
+    #[error("its answer is no HTTP (where it speaks TLS, expected https:// in --otlp-endpoint)")]
     NotHttp,
     #[error("it answers with {0}")]
     Status(u16),
@@ -47,9 +56,66 @@ impl PostError {
     }
 }
 
+impl From<NoTls> for PostError {
+    fn from(error: NoTls) -> Self {
+        match error {
+            NoTls::Io(error) => timed_out(error),
+            error => Self::Tls(error),
+        }
+    }
+}
+
+/// Whoever takes spans, and how it is spoken to.
+pub(super) struct Collector {
+    endpoint: OtlpEndpoint,
+    /// None: without TLS.
+    tls: Option<CollectorTls>,
+    /// What a post begins with, before its length.
+    head: String,
+}
+
+impl Collector {
+    /// That of a plan, if it has one.
+    ///
+    /// # Errors
+    /// Nobody is trusted; the message names the setting.
+    pub(super) fn of(plan: &Fixed) -> anyhow::Result<Option<Self>> {
+        let Some(endpoint) = plan.otlp_endpoint.clone() else { return Ok(None) };
+        let tls = endpoint.is_sealed.then(|| CollectorTls::new(endpoint.host(), &plan.otlp_trust));
+        let tls = tls.transpose().with_context(|| format!("--otlp-endpoint {endpoint}, --otlp-trust"))?;
+        let fields: String = plan.otlp_headers.iter().map(OtlpHeader::line).collect();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\n{fields}Content-Type: application/json\r\nConnection: close\r\n",
+            endpoint.path, endpoint.authority
+        );
+        Ok(Some(Self { endpoint, tls, head }))
+    }
+
+    /// Posts a document; how many of its spans the collector does not want.
+    fn post(&self, document: &[u8]) -> Result<u64, PostError> {
+        let until = Instant::now() + POST_TIMEOUT;
+        let head = format!("{}Content-Length: {}\r\n\r\n", self.head, document.len());
+        let sent = [head.as_bytes(), document].concat();
+        let mut timed = Timed { socket: connect(self.endpoint.host(), self.endpoint.port(), until)?, until };
+        let answer = match &self.tls {
+            None => exchange(&mut timed, &sent)?,
+            Some(tls) => exchange(&mut tls.connect(timed)?, &sent)?,
+        };
+        if !(200..300).contains(&answer.status) {
+            return Err(PostError::Status(answer.status));
+        }
+        Ok(rejected(&answer.body))
+    }
+}
+
+fn exchange(stream: &mut (impl Read + Write), sent: &[u8]) -> Result<Answer, PostError> {
+    stream.write_all(sent).and_then(|()| stream.flush()).map_err(timed_out)?;
+    read_answer(stream)
+}
+
 /// The thread's own.
 pub(super) struct Exporter {
-    endpoint: OtlpEndpoint,
+    collector: Collector,
     /// Where the node's name is.
     sources: Arc<Sources>,
     queue: mpsc::Receiver<Batch>,
@@ -61,12 +127,12 @@ pub(super) struct Exporter {
 impl Exporter {
     /// `stats` counts what was sent and what was not.
     pub(super) fn new(
-        endpoint: OtlpEndpoint,
+        collector: Collector,
         sources: Arc<Sources>,
         queue: mpsc::Receiver<Batch>,
         stats: Arc<Stats>,
     ) -> Self {
-        Self { endpoint, sources, queue, stats, told: None }
+        Self { collector, sources, queue, stats, told: None }
     }
 
     /// Posts what comes until nobody is there from whom more could come.
@@ -79,7 +145,7 @@ impl Exporter {
                 Ok(rejected) => rejected.min(count),
                 Err(error) => {
                     if is_due(&mut self.told, Instant::now()) {
-                        tracing::error!(endpoint = %self.endpoint, %error, "spans are lost: the collector does not take them");
+                        tracing::error!(endpoint = %self.collector.endpoint, %error, "spans are lost: the collector does not take them");
                     }
                     count
                 }
@@ -91,36 +157,18 @@ impl Exporter {
 
     fn post_patiently(&self, document: &[u8]) -> Result<u64, PostError> {
         for pause in PAUSES {
-            match post(&self.endpoint, document) {
+            match self.collector.post(document) {
                 Err(error) if error.is_passing() => std::thread::sleep(pause),
                 posted => return posted,
             }
         }
-        post(&self.endpoint, document)
+        self.collector.post(document)
     }
 }
 
-/// Posts a document; how many of its spans the collector does not want.
-fn post(endpoint: &OtlpEndpoint, document: &[u8]) -> Result<u64, PostError> {
-    let until = Instant::now() + POST_TIMEOUT;
-    let head = format!(
-        "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        endpoint.path,
-        endpoint.authority,
-        document.len()
-    );
-    let mut timed = Timed { socket: connect(&endpoint.authority, until)?, until };
-    timed.write_all(&[head.as_bytes(), document].concat()).map_err(timed_out)?;
-    let answer = read_answer(&mut timed)?;
-    if !(200..300).contains(&answer.status) {
-        return Err(PostError::Status(answer.status));
-    }
-    Ok(rejected(&answer.body))
-}
-
-fn connect(authority: &str, until: Instant) -> Result<TcpStream, PostError> {
+fn connect(host: &str, port: u16, until: Instant) -> Result<TcpStream, PostError> {
     let mut last = io::ErrorKind::NotFound.into();
-    let addrs: Vec<_> = authority.to_socket_addrs().map_err(PostError::Connect)?.collect();
+    let addrs: Vec<_> = (host, port).to_socket_addrs().map_err(PostError::Connect)?.collect();
     for (addr, others) in addrs.iter().zip((0..addrs.len()).rev()) {
         // One that does not answer leaves time for the others, and for what is to be said.
         let left = until.saturating_duration_since(Instant::now()).div_f64(others as f64 + 2.0);
@@ -309,16 +357,16 @@ mod tests {
     #[test]
     fn a_collector_that_does_not_answer_in_time_is_given_up_and_one_that_says_no_is_understood() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let authority = listener.local_addr().unwrap().to_string();
-        let socket = connect(&authority, Instant::now() + POST_TIMEOUT).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let socket = connect("127.0.0.1", port, Instant::now() + POST_TIMEOUT).unwrap();
         let mut timed = Timed { socket, until: Instant::now() + Duration::from_millis(50) };
         assert!(matches!(read_answer(&mut timed), Err(PostError::Timeout)));
         assert!(matches!(read_answer(&mut timed), Err(PostError::Timeout)), "nor afterwards");
         // Who has a port and does not listen refuses for certain: one that was given back may be somebody else's by now.
         let nobody = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        let authority = nobody.local_addr().unwrap().as_socket().unwrap().to_string();
-        let refused = connect(&authority, Instant::now() + POST_TIMEOUT);
+        let port = nobody.local_addr().unwrap().as_socket().unwrap().port();
+        let refused = connect("127.0.0.1", port, Instant::now() + POST_TIMEOUT);
         assert!(refused.is_err_and(|error| error.is_passing()));
         for (status, is_passing) in [(429, true), (503, true), (400, false), (500, false)] {
             assert_eq!(PostError::Status(status).is_passing(), is_passing, "{status}");

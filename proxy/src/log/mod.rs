@@ -36,7 +36,7 @@ pub(crate) use record::Record;
 pub(crate) use ring::Tap;
 
 use crate::{
-    config::{AccessLog, Fixed, OtlpEndpoint},
+    config::{AccessLog, Fixed},
     limits::{LOG_BATCHES_COUNT_MAX, LOG_RING_COUNT_MAX, SPANS_BATCHES_COUNT_MAX},
     stats::Stats,
     upstream::follow::Sources,
@@ -72,14 +72,14 @@ impl Log {
         workers: usize,
         stats: &Arc<Stats>,
     ) -> anyhow::Result<Option<(Self, Vec<Tap>)>> {
+        let collector = export::Collector::of(plan)?;
         let (ended_tx, ended) = mpsc::channel();
         let lines = start_printer(plan, stats, &ended_tx)?;
-        if lines.is_none() && plan.otlp_endpoint.is_none() {
+        if lines.is_none() && collector.is_none() {
             return Ok(None);
         }
-        let exporting =
-            |endpoint: &OtlpEndpoint| start_exporter(endpoint.clone(), sources, stats, ended_tx.clone());
-        let spans = plan.otlp_endpoint.as_ref().map(exporting).transpose()?;
+        let exporting = |collector| start_exporter(collector, sources, stats, ended_tx.clone());
+        let spans = collector.map(exporting).transpose()?;
         let has_lines = lines.is_some();
         let (producers, rings): (Vec<_>, _) =
             (0..workers).map(|_| rtrb::RingBuffer::new(LOG_RING_COUNT_MAX)).unzip();
@@ -89,6 +89,14 @@ impl Log {
         let taps =
             producers.into_iter().map(|producer| Tap::new(producer, writer.clone(), has_lines)).collect();
         Ok(Some((Self { asked, writer, ended }, taps)))
+    }
+
+    /// Whether what a plan says of a collector could be begun with; no file of lines is opened.
+    ///
+    /// # Errors
+    /// What could not.
+    pub(crate) fn check(plan: &Fixed) -> anyhow::Result<()> {
+        export::Collector::of(plan).map(drop)
     }
 
     /// Asks the writer to open its file anew: the old one has been renamed.
@@ -129,13 +137,13 @@ fn start_printer(
 
 /// Starts the thread that posts spans; the end of its queue that takes them.
 fn start_exporter(
-    endpoint: OtlpEndpoint,
+    collector: export::Collector,
     sources: &Arc<Sources>,
     stats: &Arc<Stats>,
     ended: mpsc::Sender<()>,
 ) -> anyhow::Result<spans::Spans> {
     let (queue, batches) = mpsc::sync_channel(SPANS_BATCHES_COUNT_MAX);
-    let exporter = export::Exporter::new(endpoint, sources.clone(), batches, stats.clone());
+    let exporter = export::Exporter::new(collector, sources.clone(), batches, stats.clone());
     spawn("spans", ended, || exporter.run())?;
     Ok(spans::Spans::new(queue, stats.clone()))
 }

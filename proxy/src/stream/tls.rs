@@ -10,6 +10,7 @@
 //! for news of the socket, which need not come.
 
 mod client;
+mod collector;
 mod handshake;
 mod records;
 mod shelves;
@@ -31,6 +32,7 @@ use crate::{
     socket::Socket,
 };
 pub(crate) use client::OriginTls;
+pub(crate) use collector::{CollectorTls, NoTls};
 pub(crate) use handshake::{HandshakeError, Turns};
 use records::{Driven, Side, Word};
 pub(crate) use shelves::Shelves;

@@ -22,12 +22,12 @@ pub(crate) type OriginTls = Sealed<UnbufferedClientConnection, Rc<Seal>>;
 
 /// Why a handshake does not come to its end.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub(super) enum Broken {
     #[error(transparent)]
     Tls(#[from] Error),
-    #[error("the upstream closed the connection")]
+    #[error("the other side closed the connection")]
     Closed,
-    #[error("the upstream does not choose HTTP/2")]
+    #[error("the other side does not choose HTTP/2")]
     NoHttp2,
 }
 
@@ -38,7 +38,7 @@ impl From<io::Error> for Broken {
 }
 
 impl Broken {
-    fn failure(&self) -> TlsFailure {
+    pub(super) fn failure(&self) -> TlsFailure {
         match self {
             Self::Closed => TlsFailure::Closed,
             Self::NoHttp2
