@@ -27,6 +27,8 @@ use webpki::EndEntityCert;
 
 use crate::{config::CertificatePair, http1::head::is_authority};
 pub(crate) use store::Store;
+#[cfg(test)]
+pub(crate) use terms::tests::seal_by;
 pub(crate) use terms::{Origins, OriginsError, Seal, Terms};
 pub(crate) use tickets::Tickets;
 
