@@ -508,7 +508,6 @@ mod tests {
             (head.clone(), Flood::Heads),
             (frame(kind::PING, 0, 8), Flood::Pings),
             (frame(kind::SETTINGS, 0, 6), Flood::Settings),
-            (frame(kind::WINDOW_UPDATE, 0, 4), Flood::Windows),
             (frame(kind::DATA, 0, 0), Flood::Data),
         ] {
             let mut meter = begun();

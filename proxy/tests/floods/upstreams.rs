@@ -208,7 +208,6 @@ const OFFENCES: &[(&str, Answer)] = &[
     ("an interim answer that is the last", |id| head(id, END_STREAM, &status("103"))),
     ("data before a head", |id| [frame(DATA, 0, id, b"abc"), head(id, END_STREAM, OK)].concat()),
     ("trailers that are not the end", |id| [begun(id), head(id, 0, &field("x", "y"))].concat()),
-    ("trailers with a status", |id| [begun(id), head(id, END_STREAM, OK)].concat()),
     ("trailers of the hop", |id| {
         [begun(id), head(id, END_STREAM, &field("transfer-encoding", "chunked"))].concat()
     }),
