@@ -35,6 +35,8 @@ use crate::{
 };
 pub(crate) use authorities::Watch;
 pub(crate) use store::Store;
+#[cfg(test)]
+pub(crate) use terms::tests::seal_by;
 pub(crate) use terms::{Origins, OriginsError, Seal, Terms, TermsError, of_collector};
 pub(crate) use tickets::Tickets;
 

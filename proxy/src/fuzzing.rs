@@ -34,6 +34,7 @@ impl Bench {
             &Plan::new(given).expect("a plan"),
             &directory,
             Arc::new(Store::open(&Default::default()).expect("nothing to read")),
+            Arc::default(),
         );
         let room = Room { clients_max: 1, pipes_max: 1, flows_max: 1 };
         // The same choices for the same bytes.

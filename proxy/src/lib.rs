@@ -21,7 +21,7 @@ mod dial;
 pub mod error;
 mod explain;
 mod flood;
-#[cfg(fuzzing)]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod half;

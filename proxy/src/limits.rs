@@ -175,6 +175,7 @@ pub const H2_DATA_SHORTFALL_BYTES_MAX: usize = H2_STREAM_WINDOW_BYTES as usize /
 
 /// Frames of a client of HTTP/2 that ask for nothing and bring nothing, and that no answer has paid for: pings, settings, priorities, grants of
 /// room, and at twice the price resets. A browser that leaves a page of a hundred streams needs 200; more than these end the connection.
+/// The same holds for an upstream, whose heads cost as much, too: each may be an interim answer. What it is asked and sent pays for them.
 pub const H2_CREDIT_MAX: i32 = 1000;
 
 /// How many of them each second pays for: clients ping a few times a second, if at all.
@@ -210,7 +211,8 @@ pub const H2_PACE_BYTES: usize = 4 * 1024;
 /// Bytes of a stream's response that wait for the client's connection.
 pub const H2_SEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// Interim answers (1xx) of a stream that wait for the client's connection, as no window bounds them. A page has one or two.
+/// Interim answers (1xx) of a stream that wait for the client's connection, as no window bounds them. A page has one or two. Of an upstream of
+/// HTTP/2 as many wait behind those that fill the client's connection; with more its stream is reset.
 pub const H2_INTERIMS_COUNT_MAX: usize = 16;
 
 /// Streams under way on one connection to an upstream of HTTP/2, where that bears more: what most servers bear. Another connection is made

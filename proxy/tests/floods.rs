@@ -5,6 +5,8 @@
 
 #[path = "floods/frames.rs"]
 mod frames;
+#[path = "floods/upstreams.rs"]
+mod upstreams;
 
 use std::{
     fs,

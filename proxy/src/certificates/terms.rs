@@ -321,10 +321,19 @@ fn place(why: &TermsError, role: &Name, rules: &UpstreamRules) -> [Step; 2] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::rc::Rc;
+
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+
+    /// What the role `app` is sealed with that trusts these, as the plan has it.
+    pub(crate) fn seal_by(trust: &str) -> Rc<Seal> {
+        let rules = rules(&format!("upstream-trust = ['app={trust}']"));
+        let read = Origins::read(&rules, &Origins::default()).unwrap();
+        Rc::new(Seal::new(read.get("app").unwrap().clone()))
+    }
 
     fn rules(text: &str) -> UpstreamRules {
         let text = format!("listen = ['http://127.0.0.1:0=app']\nupstream-protocol = ['app=https']\n{text}");
@@ -403,9 +412,7 @@ mod tests {
     #[test]
     fn the_log_is_told_once_of_each_failure() {
         let pin = data_encoding::BASE64.encode(&[1; 32]);
-        let read =
-            Origins::read(&rules(&format!("upstream-trust = ['app=sha256//{pin}']")), &Origins::default());
-        let seal = Seal::new(read.unwrap().get("app").unwrap().clone());
+        let seal = seal_by(&format!("sha256//{pin}"));
         for failure in TlsFailure::ALL {
             assert!(seal.is_news(failure) && !seal.is_news(failure), "{failure:?}");
         }

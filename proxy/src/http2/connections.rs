@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    listened::Listened,
+    listened::{FLOOD, Listened},
     origin::{read_request, relay, send_request},
     silence::{Silence, Turn},
 };
@@ -266,8 +266,14 @@ impl Connections {
         });
         tokio::select! {
             biased;
-            ended = ended => if let Err(error) = ended {
-                tracing::debug!(addr = %origin.addr, %error, "a connection of HTTP/2 to an upstream has ended");
+            ended = ended => match ended {
+                Err(error) if error.get_io().is_some_and(|error| error.kind() == FLOOD) => {
+                    tracing::info!(addr = %origin.addr, %error, "an upstream has had enough: its connection is given up");
+                }
+                Err(error) => {
+                    tracing::debug!(addr = %origin.addr, %error, "a connection of HTTP/2 to an upstream has ended");
+                }
+                Ok(()) => {}
             },
             () = given_up => {
                 tracing::info!(addr = %origin.addr, "an upstream has answered no ping: its connection is given up");

@@ -1,4 +1,4 @@
-//! A connection to an upstream, with an ear on what comes.
+//! A connection to an upstream, with an ear on what comes: whether it is there, and whether it says more than anybody needs.
 
 use std::{
     cell::RefCell,
@@ -13,17 +13,23 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    frames::{Frames, kind},
-    silence::Silence,
-};
-use crate::{link::Link, stream::Io};
+use super::{frames::kind, meter::Meter, silence::Silence};
+use crate::{limits::H2_INTERIMS_COUNT_MAX, link::Link, stream::Io};
+
+/// What may be spent of an upstream's credit at once before its streams take what has come: of those heads that no window bounds no more
+/// wait than for a client.
+const TURN_PRICE_MAX: i32 = H2_INTERIMS_COUNT_MAX as i32;
+
+/// How a connection ends whose upstream has had enough.
+pub(super) const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Listened {
     io: Io<Link>,
-    frames: Frames,
+    meter: Meter,
+    /// Enough has come at once.
+    is_turn_over: bool,
     silence: Rc<RefCell<Silence>>,
     /// There was no room for what is to be sent.
     was_full: bool,
@@ -31,7 +37,8 @@ pub(super) struct Listened {
 
 impl Listened {
     pub(super) fn new(io: Io<Link>, silence: Rc<RefCell<Silence>>) -> Self {
-        Self { io, frames: Frames::new(0), silence, was_full: false }
+        let meter = Meter::of_upstream(std::time::Instant::now());
+        Self { io, meter, is_turn_over: false, silence, was_full: false }
     }
 
     /// Whoever makes room is there: a ping waits behind all that is to be sent before it.
@@ -46,13 +53,24 @@ impl Listened {
         written
     }
 
-    fn hear(&mut self, mut bytes: &[u8]) {
-        let mut is_answer = false;
-        while let Some((frame, rest)) = self.frames.next(bytes) {
-            bytes = rest;
+    fn hear(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (mut is_answer, credit) = (false, self.meter.credit());
+        let heard = self.meter.take_and_tell(bytes, std::time::Instant::now, |frame| {
             is_answer |= matches!(frame.kind, kind::HEADERS | kind::DATA);
-        }
+        });
         self.silence.borrow_mut().hear(Instant::now(), is_answer);
+        self.is_turn_over = credit.saturating_sub(self.meter.credit()) >= TURN_PRICE_MAX;
+        heard.map_err(|flood| io::Error::new(FLOOD, format!("a flood: {}", flood.word())))
+    }
+
+    fn note_sent(&mut self, slices: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
+        let Poll::Ready(Ok(written)) = written else { return };
+        let mut left = *written;
+        for slice in slices {
+            let part = left.min(slice.len());
+            self.meter.give(&slice[..part], |_| ());
+            left -= part;
+        }
     }
 }
 
@@ -63,18 +81,19 @@ impl AsyncRead for Listened {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if std::mem::take(&mut this.is_turn_over) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = into.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(context, into))?;
-        this.hear(&into.filled()[before..]);
-        Poll::Ready(Ok(()))
+        Poll::Ready(this.hear(&into.filled()[before..]))
     }
 }
 
 impl AsyncWrite for Listened {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write(context, bytes);
-        this.note_written(written)
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -84,6 +103,7 @@ impl AsyncWrite for Listened {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(context, slices);
+        this.note_sent(slices, &written);
         this.note_written(written)
     }
 

@@ -1,4 +1,4 @@
-//! What a client's frames cost and are worth, counted as their bytes pass.
+//! What a peer's frames cost and are worth, counted as their bytes pass: a client's, and an upstream's, by the same prices.
 //!
 //! `h2` answers pings and settings itself, and takes priorities, windows and what it does not know, without end. So each of these has a
 //! price here, and what a client is answered pays for it: whoever asks and takes can afford more of them than any client needs.
@@ -42,8 +42,10 @@ const CRUMB_PRICE: i32 = 4;
 /// The account of one connection.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    from_client: Frames,
-    to_client: Frames,
+    from_peer: Frames,
+    to_peer: Frames,
+    /// The peer is asked, and does not ask.
+    is_upstream: bool,
     credit: i32,
     /// Until when time has been paid for.
     paid: Instant,
@@ -66,10 +68,12 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
+    /// Of a client's connection.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            from_client: Frames::new(PREFACE_BYTES),
-            to_client: Frames::new(0),
+            from_peer: Frames::new(PREFACE_BYTES),
+            to_peer: Frames::new(0),
+            is_upstream: false,
             credit: H2_CREDIT_MAX,
             paid: now,
             kind: kind::DATA,
@@ -85,13 +89,38 @@ impl Meter {
         }
     }
 
-    /// Takes what has come from the client. The time is asked for only where its credit is spent.
+    /// Of a connection to an upstream: what it is asked, and is sent, pays for what it says. No answer needs more.
+    pub(super) fn of_upstream(now: Instant) -> Self {
+        let (from_peer, to_peer) = (Frames::new(0), Frames::new(PREFACE_BYTES));
+        Self { from_peer, to_peer, is_upstream: true, ..Self::new(now) }
+    }
+
+    /// What it has left.
+    pub(super) fn credit(&self) -> i32 {
+        self.credit
+    }
+
+    /// Takes what has come from the peer. The time is asked for only where its credit is spent.
     ///
     /// # Errors
     /// It has had enough: what of.
-    pub(crate) fn take(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
-        while let Some((frame, rest)) = self.from_client.next(bytes) {
+    pub(crate) fn take(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
+        self.take_and_tell(bytes, now, |_| ())
+    }
+
+    /// The same, and tells of each frame.
+    ///
+    /// # Errors
+    /// See [`Self::take`].
+    pub(super) fn take_and_tell(
+        &mut self,
+        mut bytes: &[u8],
+        now: impl Fn() -> Instant,
+        mut tell: impl FnMut(Frame),
+    ) -> Result<(), Flood> {
+        while let Some((frame, rest)) = self.from_peer.next(bytes) {
             bytes = rest;
+            tell(frame);
             self.count += 1;
             self.kind = frame.kind;
             if matches!(frame.kind, kind::HEADERS | kind::CONTINUATION) {
@@ -110,23 +139,26 @@ impl Meter {
         Ok(())
     }
 
-    /// Takes what was sent to the client, and tells of which streams there are heads in it.
+    /// Takes what was sent to the peer, and tells of which streams there are heads in it.
     pub(crate) fn give(&mut self, mut bytes: &[u8], mut tell_head: impl FnMut(u32)) {
-        while let Some((frame, rest)) = self.to_client.next(bytes) {
+        while let Some((frame, rest)) = self.to_peer.next(bytes) {
             bytes = rest;
             let worth = match frame.kind {
                 kind::HEADERS => {
+                    if self.is_upstream {
+                        self.note_head(frame.stream);
+                    }
                     tell_head(frame.stream);
                     ANSWER_WORTH
                 }
                 kind::DATA => self.worth_of_piece(frame),
                 kind::RST_STREAM => {
                     self.rooms.end(frame.stream);
-                    self.has_refused = self.to_client.number(frame) == u32::from(Reason::REFUSED_STREAM);
+                    self.has_refused = self.to_peer.number(frame) == u32::from(Reason::REFUSED_STREAM);
                     0
                 }
                 kind::GOAWAY => {
-                    let word = goodbye::word(self.to_client.said(frame));
+                    let word = goodbye::word(self.to_peer.said(frame));
                     self.told = word.map(|flood| match flood {
                         Flood::ForcedResets if self.has_refused => Flood::Streams,
                         flood => flood,
@@ -149,11 +181,21 @@ impl Meter {
 
     /// Which frame has not ended, or which head in several frames, if it is one that nothing else has a time for: bodies have.
     pub(crate) fn unfinished(&self) -> Option<u64> {
-        let is_within = self.from_client.is_within() && self.kind != kind::DATA;
-        (is_within || self.from_client.has_begun() || self.is_within_block).then_some(
+        let is_within = self.from_peer.is_within() && self.kind != kind::DATA;
+        (is_within || self.from_peer.has_begun() || self.is_within_block).then_some(
             // A head goes on for as long as its block does, however many frames that takes.
             if self.is_within_block { u64::MAX } else { self.count },
         )
+    }
+
+    /// Notes a head of whoever asks; whether a stream begins with it.
+    fn note_head(&mut self, stream: u32) -> bool {
+        let is_new = stream > self.newest;
+        if is_new {
+            self.newest = stream;
+            self.rooms.begin(stream);
+        }
+        is_new
     }
 
     /// Crumbs are what a client gets that has left no room for more. Who says little, as gRPC does, is not stopped by a window.
@@ -171,7 +213,7 @@ impl Meter {
 
     /// A crumb where there is room makes no answer small: like any other grant, it may be of what was read.
     fn price_of_grant(&mut self, frame: Frame) -> Option<(Flood, i32)> {
-        let granted = self.from_client.number(frame);
+        let granted = self.from_peer.number(frame);
         let (room_bytes, price) = if frame.stream == 0 {
             self.room_bytes = self.room_bytes.saturating_add(granted.into());
             (self.room_bytes, 1)
@@ -188,15 +230,10 @@ impl Meter {
 
     fn price(&mut self, frame: Frame) -> Option<(Flood, i32)> {
         match frame.kind {
+            // Of an upstream each may be an interim answer (1xx), of which there may be many.
+            kind::HEADERS if self.is_upstream => Some((Flood::Heads, 1)),
             // `h2` bounds those that begin.
-            kind::HEADERS => {
-                let is_new = frame.stream > self.newest;
-                self.newest = self.newest.max(frame.stream);
-                if is_new {
-                    self.rooms.begin(frame.stream);
-                }
-                (!is_new).then_some((Flood::Heads, 1))
-            }
+            kind::HEADERS => (!self.note_head(frame.stream)).then_some((Flood::Heads, 1)),
             kind::GOAWAY => Some((Flood::Goodbyes, 1)),
             // An end is none: each stream has one.
             kind::DATA => (frame.bytes == 0 && frame.flags & END_STREAM == 0).then_some((Flood::Data, 1)),
@@ -207,7 +244,7 @@ impl Meter {
                 Some((Flood::Resets, RESET_PRICE))
             }
             kind::SETTINGS => {
-                let said = self.from_client.said(frame);
+                let said = self.from_peer.said(frame);
                 self.rooms.apply_settings(said, said.len() == frame.bytes);
                 let is_first = !std::mem::replace(&mut self.has_settings, true);
                 (!is_first).then_some((Flood::Settings, 1))
@@ -455,5 +492,34 @@ mod tests {
         let whole = [&block[..], &frame(kind::CONTINUATION, END_HEADERS, 1)].concat();
         assert_eq!(after(&whole), None);
         assert_ne!(after(&[&whole[..], &[0]].concat()), after(&[0]));
+    }
+
+    #[test]
+    fn an_upstream_may_say_so_much_that_is_no_answer_and_what_it_is_asked_pays_for_more() {
+        let at = Instant::now();
+        let begun = || {
+            let mut meter = Meter::of_upstream(at);
+            meter.give(PREFACE, |_| ());
+            meter.take(&frame(kind::SETTINGS, 0, 6), || at).unwrap();
+            meter
+        };
+        let head = frame(kind::HEADERS, END_HEADERS, 3);
+        for (said, flood) in [
+            (head.clone(), Flood::Heads),
+            (frame(kind::PING, 0, 8), Flood::Pings),
+            (frame(kind::SETTINGS, 0, 6), Flood::Settings),
+            (frame(kind::DATA, 0, 0), Flood::Data),
+        ] {
+            let mut meter = begun();
+            let taken = (0..).find_map(|count| Some((count, meter.take(&said, || at).err()?)));
+            assert_eq!(taken, Some((H2_CREDIT_MAX, flood)));
+        }
+        let mut meter = begun();
+        for _ in 0..=H2_CREDIT_MAX {
+            meter.give(&head, |_| ());
+            for _ in 0..ANSWER_WORTH {
+                meter.take(&head, || at).unwrap();
+            }
+        }
     }
 }

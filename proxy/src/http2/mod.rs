@@ -17,7 +17,7 @@ mod decode;
 mod encode;
 mod exchange;
 mod frames;
-#[cfg(fuzzing)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod goodbye;
 mod interim;

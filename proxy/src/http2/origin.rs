@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     http1::{Framing, Reject},
+    limits::H2_INTERIMS_COUNT_MAX,
     link::Progress,
 };
 
@@ -47,6 +48,9 @@ enum Failure {
     /// It cannot be said in HTTP/1.1.
     #[error("{0}")]
     Response(#[from] Reject),
+    /// More interim answers than wait for a client.
+    #[error("too many interim answers at once")]
+    Interims,
     /// The exchange has gone.
     #[error("the exchange is over")]
     Exchange,
@@ -182,15 +186,8 @@ async fn send_response(
     to_head: bool,
     exchange: &Shared,
 ) -> Result<(), Failure> {
+    let response = send_interims(&mut response, exchange).await?;
     let mut encoded = Vec::new();
-    let response = loop {
-        encoded.clear();
-        match poll_fn(|context| poll_head(&mut response, context)).await? {
-            Head::Interim(interim) => encode_interim(interim.status(), interim.headers(), &mut encoded)?,
-            Head::Final(response) => break response,
-        }
-        write(exchange, &encoded).await?;
-    };
     let (head, mut body) = response.into_parts();
     let coding = encode_head(&head, body.is_end_stream(), to_head, &mut encoded)?;
     write(exchange, &encoded).await?;
@@ -209,6 +206,48 @@ async fn send_response(
 
 async fn write(exchange: &Shared, bytes: &[u8]) -> Result<(), Failure> {
     write_all(exchange, bytes).await.map_err(|_| Failure::Exchange)
+}
+
+/// Writes interim answers (1xx) as they come; the final one. Those that there is no room for yet wait here, so many and no more: no window
+/// bounds them, and `h2` takes as many as it is given.
+async fn send_interims(
+    response: &mut ResponseFuture,
+    exchange: &Shared,
+) -> Result<Response<RecvStream>, Failure> {
+    let (mut encoded, mut written, mut waiting_count) = (Vec::new(), 0, 0);
+    let mut last = None;
+    poll_fn(|context| {
+        loop {
+            while written < encoded.len() {
+                match exchange.borrow_mut().poll_send(context, &encoded[written..]) {
+                    Poll::Ready(Ok(more)) => written += more,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Exchange)),
+                    Poll::Pending => break,
+                }
+            }
+            if written == encoded.len() {
+                encoded.clear();
+                (written, waiting_count) = (0, 0);
+                if let Some(last) = last.take() {
+                    return Poll::Ready(Ok(last));
+                }
+            }
+            if last.is_some() {
+                return Poll::Pending;
+            }
+            match ready!(poll_head(response, context))? {
+                Head::Interim(_) if waiting_count == H2_INTERIMS_COUNT_MAX => {
+                    return Poll::Ready(Err(Failure::Interims));
+                }
+                Head::Interim(interim) => {
+                    encode_interim(interim.status(), interim.headers(), &mut encoded)?;
+                    waiting_count += 1;
+                }
+                Head::Final(response) => last = Some(response),
+            }
+        }
+    })
+    .await
 }
 
 /// A head that has come.

@@ -7,6 +7,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    certificates::seal_by,
     limits::{H2_ORIGIN_PONG_TIMEOUT, H2_ORIGIN_SILENCE},
     stream::Transport,
 };
@@ -28,23 +29,45 @@ fn kinds(told: &[u8]) -> Vec<u8> {
     kinds
 }
 
+fn origin(listener: &TcpListener, seal: Option<Rc<Seal>>) -> Origin {
+    Origin {
+        addr: Address::Ip(listener.local_addr().unwrap()),
+        seal,
+        shelf: Rc::new(Shelves::new(1)),
+        patience: PATIENCE,
+        now_ms: 0,
+        stats: Arc::default(),
+    }
+}
+
+#[test]
+fn an_attempt_that_fails_by_one_trust_says_nothing_of_another() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()).unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connections = Rc::<Connections>::default();
+        let pin = data_encoding::BASE64.encode(&[1; 32]);
+        let mut sealed = connections.open(origin(&listener, Some(seal_by(&format!("sha256//{pin}")))));
+        // Waits for the attempt that is under way.
+        let mut plain = connections.open(origin(&listener, None));
+        drop(timeout(PATIENCE, listener.accept()).await.unwrap().unwrap());
+        let failed = poll_fn(|context| sealed.poll_connected(context)).await.unwrap_err();
+        assert!(matches!(failed, AttemptFailure::Tls(_)), "{failed:?}");
+        let (mut upstream, _) = timeout(PATIENCE, listener.accept()).await.expect("another attempt").unwrap();
+        upstream.write_all(SETTINGS).await.unwrap();
+        poll_fn(|context| plain.poll_connected(context)).await.unwrap();
+    });
+}
+
 #[test]
 fn a_stream_at_an_upstream_that_is_frozen_ends_behind_one_ping_and_says_so() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()).unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = Address::Ip(listener.local_addr().unwrap());
         let connections = Rc::<Connections>::default();
-        let origin = Origin {
-            addr,
-            seal: None,
-            shelf: Rc::new(Shelves::new(1)),
-            patience: PATIENCE,
-            now_ms: 0,
-            stats: Arc::default(),
-        };
-        let mut link = connections.open(origin);
+        let mut link = connections.open(origin(&listener, None));
         let (mut upstream, _) = listener.accept().await.unwrap();
         upstream.write_all(SETTINGS).await.unwrap();
         poll_fn(|context| link.poll_connected(context)).await.unwrap();

@@ -1,6 +1,13 @@
 //! Claims about upstreams that are spoken to over TLS: whom a proxy trusts, and what it keeps of them.
 
-use std::{path::Path, sync::atomic::AtomicUsize};
+use std::{
+    future::poll_fn,
+    path::Path,
+    pin::pin,
+    rc::Rc,
+    sync::atomic::AtomicUsize,
+    task::{Context, Poll},
+};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -9,8 +16,16 @@ use rustls::{
     pki_types::{PrivateKeyDer, pem::PemObject},
 };
 
+use tokio::task::coop::consume_budget;
+
 use super::*;
-use crate::certificates::Watch;
+use crate::{
+    certificates::{Watch, seal_by},
+    config::Address,
+    dial,
+    link::Link,
+    stream::tls::Shelves,
+};
 
 /// What an origin has seen.
 #[derive(Default)]
@@ -216,4 +231,38 @@ fn a_file_of_authorities_that_changes_is_believed_from_then_on_and_a_broken_one_
     assert_eq!([look(), look(), look()], [String::new(), told, String::new()], "told once");
     assert_eq!((status(), seen.counts()), (200, [2, 0, 4]), "the same connection");
     proxy.stop();
+}
+
+#[test]
+fn what_has_come_on_an_idle_connection_is_seen_by_a_task_that_has_used_up_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let config = certify(&path);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = Address::Ip(listener.local_addr().unwrap());
+    let saying = thread::spawn(move || {
+        let stream = listener.accept().unwrap().0;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+        // Behind the handshake, and unasked.
+        stream.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
+        stream
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let seal = seal_by(&format!("ca:{}", path.display()));
+        let socket = dial::connect(&addr).unwrap();
+        let mut link = Link::begin(socket, Some(&seal), &Rc::new(Shelves::new(1))).unwrap();
+        poll_fn(|context| link.poll_connected(context)).await.unwrap();
+        let _stream = saying.join().unwrap();
+        let started = Instant::now();
+        let mut look = |context: &mut Context<'_>| {
+            while pin!(consume_budget()).poll(context).is_ready() {}
+            Poll::Ready(link.is_quiet(context))
+        };
+        while poll_fn(&mut look).await {
+            assert!(started.elapsed() < PATIENCE, "it looks quiet");
+            tokio::task::yield_now().await;
+        }
+    });
 }
