@@ -67,7 +67,8 @@ use crate::{
         seats::{Limits, Seat, Seats},
         seeds::{self, Sources},
         signals::{Signals, Wish},
-        snapshot, tickets,
+        snapshot,
+        tickets::{self, Tickets},
     },
     wire::{
         access::Access,
@@ -151,6 +152,7 @@ struct Driver {
     envelope: Envelope,
     gate: SharedGate,
     streams: Seats<IpAddr>,
+    tickets: Tickets,
     lifelines: BTreeMap<Peer, AbortOnDropHandle<()>>,
     joined: BTreeMap<Name, Instant>,
     company: Company,
@@ -192,13 +194,13 @@ impl Driver {
             weight: args.weight,
             labels,
             routes,
-            cluster: cluster.clone(),
+            cluster,
             founds,
             drain_timeout: args.drain_timeout,
         };
         tracing::info!(%node, role = %args.role, addr = %gossip, "sidecar started");
         let gate = open_gate(&args, gossip, keys);
-        spawn_local(tickets::keep(publisher.clone(), gate.clone(), cluster, args.ticket_epoch));
+        let tickets = tickets::keep(&args, founds, &publisher, &gate);
         let company = Company::new(&sources, founds);
         watch_seeds(sources, events.clone());
         let watch = watch(&args, check, gossip, role.others());
@@ -214,6 +216,7 @@ impl Driver {
             inbox,
             requests,
             envelope: Envelope::new(&args.cluster),
+            tickets,
             gate,
             streams: Seats::new(Limits::within_descriptors(STREAMS_MAX, STREAMS_SHARE)),
             lifelines: BTreeMap::new(),
