@@ -123,7 +123,7 @@ impl State {
                 let taken = self.holding.take(asked.open(&public, sealed)?, now_ms);
                 match taken {
                     Ok(true) if had_one => {
-                        tracing::info!(from = %node, "took over an older secret of session tickets")
+                        tracing::info!(from = %node, "took over an older secret of session tickets");
                     }
                     Ok(_) => tracing::debug!(from = %node, "was handed the secret of session tickets"),
                     Err(far) => self.warn_of(node, &far.to_string()),
@@ -171,6 +171,8 @@ impl Keeper {
     /// Never ends, unless there are no keys.
     async fn keep(self) {
         if self.gate.borrow().ring().is_none() {
+            // A proxy is told that there are none.
+            self.publisher.tickets_wanted().await;
             return self.publish(unix_ms());
         }
         self.publisher.in_touch().await;
