@@ -240,3 +240,76 @@ impl Keeper {
         heard.map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        node::tickets::asking::HANDOVERS_COUNT_MAX,
+        wire::{
+            access::Access,
+            gate::Gate,
+            keyring::{Keyring, tests::key},
+        },
+    };
+
+    fn gate(has_keys: bool) -> SharedGate {
+        let keys = has_keys.then(|| Keyring::new(key(1)));
+        let own = "10.0.0.1:7946".parse().unwrap();
+        Rc::new(RefCell::new(Gate::new("default", own, Access::default(), keys, [1; 16])))
+    }
+
+    fn holding() -> Tickets {
+        let tickets = Tickets::new("8h".parse().unwrap(), true);
+        tickets.0.borrow_mut().holding.draw(&mut UnwrapErr(SysRng), unix_ms());
+        tickets
+    }
+
+    /// What the one that is asked says to the other, as it travels.
+    fn answered(asker: &Tickets, other: &Tickets) -> (Asked, Answer) {
+        let (envelope, asked) = (Envelope::new("default"), asker.0.borrow_mut().question(unix_ms()).unwrap());
+        let packet = other.answer(&encode(asked.question()), &gate(true), &envelope).unwrap();
+        let Ok((Kind::Tickets, payload)) = envelope.parse(&packet) else { panic!("another kind") };
+        (asked, parse(payload).unwrap())
+    }
+
+    #[test]
+    fn what_is_no_question_is_malformed_and_without_keys_there_is_none() {
+        let (tickets, envelope) = (holding(), Envelope::new("default"));
+        let question = encode(tickets.0.borrow_mut().question(unix_ms()).unwrap().question());
+        let said = |payload: &[u8], has_keys| tickets.answer(payload, &gate(has_keys), &envelope).err();
+        assert_eq!(said(&question, true), None);
+        assert_eq!(said(&question, false), Some(PacketError::Kind(36)));
+        for wrong in [&b""[..], b"\xff", &question[..9], &[&question[..], b"x"].concat()] {
+            assert_eq!(said(wrong, true), Some(PacketError::Malformed), "{wrong:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn two_that_ask_each_other_hold_one_secret_and_the_second_knows_that_it_should_ask() {
+        let node = "proxy1".parse().unwrap();
+        let (a, b) = (holding(), holding());
+        let heard = [(&a, &b), (&b, &a)].map(|(asker, other)| {
+            let (asked, answer) = answered(asker, other);
+            asker.0.borrow_mut().hear(&node, asked, answer, unix_ms()).unwrap()
+        });
+        assert_eq!(heard.iter().filter(|is_news| **is_news).count(), 1);
+        let secrets = [&a, &b].map(|tickets| tickets.0.borrow_mut().holding.secrets(unix_ms())[0].clone());
+        assert_eq!(secrets[0], secrets[1]);
+        let newcomer = Tickets::new("8h".parse().unwrap(), false);
+        newcomer.0.borrow_mut().asking.note(false, Duration::ZERO, &mut rand::rng());
+        assert_eq!(answered(&a, &newcomer).1, Answer::NotNow);
+        let state = &mut *newcomer.0.borrow_mut();
+        assert_eq!(state.asking.step(false, true, Duration::ZERO), Step::Ask);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn within_a_second_so_many_are_handed_a_lineage_and_the_next_one_is_put_off() {
+        let (here, newcomer) = (holding(), Tickets::new("8h".parse().unwrap(), false));
+        let is_handed = || matches!(answered(&newcomer, &here).1, Answer::Take { .. });
+        assert!((0..HANDOVERS_COUNT_MAX).all(|_| is_handed()));
+        assert_eq!(answered(&newcomer, &here).1, Answer::NotNow);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(is_handed());
+    }
+}

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE_ALONE: Duration = Duration::from_millis(250);
 
 /// Most lineages that are handed over within a second: each costs two multiplications on the curve, 0.1 ms. Who comes beyond that asks again.
-const HANDOVERS_COUNT_MAX: u32 = 64;
+pub(super) const HANDOVERS_COUNT_MAX: u32 = 64;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
