@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct TicketKeys {
     /// Seconds for which each proxy of the cluster opens a ticket that is sealed now.
     pub lifetime_s: u32,
-    /// The first seals, all of them open. None: the cluster has no keys to derive them from.
+    /// The first seals, all of them open. None: the cluster has no keys.
     pub keys: Vec<TicketKey>,
 }
 

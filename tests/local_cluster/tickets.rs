@@ -62,6 +62,13 @@ struct Edges {
 
 impl Edges {
     fn start(keys: &str, epoch: &'static str) -> Self {
+        let mut edges = Self::without_any(keys, epoch);
+        edges.sidecars = [1, 2].map(|number| edges.start_one(number)).into();
+        edges
+    }
+
+    /// The cluster alone.
+    fn without_any(keys: &str, epoch: &'static str) -> Self {
         let files = Place::new();
         let certificate = make_certificate(&files);
         let key_file = (!keys.is_empty()).then(|| {
@@ -73,21 +80,34 @@ impl Edges {
         let key_flag = key_file.iter().flat_map(|path| ["--key-file", path.to_str().unwrap()]);
         let cluster = Cluster::up(&key_flag.collect::<Vec<_>>());
         let network = cluster.service("dnsserver").ip().to_string().replace(".0.2", "");
-        let mut edges = Self { sidecars: Vec::new(), cluster, network, certificate, key_file, epoch, files };
-        edges.sidecars = [1, 2].map(|number| edges.start_one(number)).into();
-        edges
+        Self { sidecars: Vec::new(), cluster, network, certificate, key_file, epoch, files }
+    }
+
+    fn ip(&self, number: usize) -> String {
+        format!("{}.200.{number}", self.network)
     }
 
     fn addr(&self, number: usize) -> String {
-        format!("{}.200.{number}:8443", self.network)
+        format!("{}:8443", self.ip(number))
     }
 
+    /// Starts one that joins the cluster, and waits until it sees the front.
     fn start_one(&self, number: usize) -> Running {
-        let name = format!("edge{number}");
-        let ip = format!("{}.200.{number}", self.network);
+        let running = self.launch(number, &self.seed());
+        self.sees_the_front(number);
+        running
+    }
+
+    /// The cluster's first node.
+    fn seed(&self) -> String {
+        format!("{}.0.2", self.network)
+    }
+
+    fn launch(&self, number: usize, join: &str) -> Running {
+        let (name, ip) = (format!("edge{number}"), self.ip(number));
         let mut command =
             concertina(["sidecar", "--role", "edge", "--node", &name, "--restart", "on-failure"]);
-        command.args(["--bind", &ip, "--port", "8443", "--join", &format!("{}.0.2", self.network)]);
+        command.args(["--bind", &ip, "--port", "8443", "--join", join]);
         command.args(["--ticket-epoch", self.epoch]);
         command.arg("--feed").arg(self.feed(number));
         if let Some(key_file) = &self.key_file {
@@ -96,14 +116,16 @@ impl Edges {
         command.args(["--", env!("CARGO_BIN_EXE_concertina"), "proxy", "--workers", "1"]);
         command.args(["--listen", &format!("https://{}=frontserver", self.addr(number))]);
         command.args(["--certificate", &self.certificate]);
-        let running = Running::start(command, self.files.join(format!("{name}.log")));
+        Running::start(command, self.files.join(format!("{name}.log")))
+    }
+
+    fn sees_the_front(&self, number: usize) {
         let wait = || {
             let mut wait = concertina(["wait", "--role", "frontserver", "--min", "1", "--visible", "--feed"]);
             wait.arg(self.feed(number));
             (run(wait).code == Some(0)).then_some(())
         };
         until("an edge that sees the front", wait);
-        running
     }
 
     fn feed(&self, number: usize) -> PathBuf {
@@ -112,6 +134,19 @@ impl Edges {
 
     /// Says hello at an edge, with a session of before if there is one; the new one is kept under that name. Whether it was resumed.
     fn hello(&self, number: usize, version: &str, session: &str, resumes: Option<&str>) -> bool {
+        let (said, is_resumed) = self.say_hello(number, version, session, resumes);
+        assert!(said.contains("HTTP/1.1 200 "), "edge{number}: {said}");
+        is_resumed
+    }
+
+    /// The same whatever the answer is, and that.
+    fn say_hello(
+        &self,
+        number: usize,
+        version: &str,
+        session: &str,
+        resumes: Option<&str>,
+    ) -> (String, bool) {
         let file = |name: &str| self.files.join(format!("{name}{version}.session")).display().to_string();
         let mut client = Command::new("openssl");
         client.args(["s_client", "-connect", &self.addr(number), "-servername", "localhost", "-ign_eof"]);
@@ -121,9 +156,9 @@ impl Edges {
         let mut client = streams.spawn().unwrap();
         client.stdin.take().unwrap().write_all(REQUEST.as_bytes()).unwrap();
         let output = client.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("HTTP/1.1 200 "), "edge{number}: {said}");
-        said.contains("Reused, TLSv1.")
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let is_resumed = said.contains("Reused, TLSv1.");
+        (said, is_resumed)
     }
 
     /// Waits until an edge resumes, or does not any more, what was begun elsewhere: its sidecar tells it within a second.
@@ -212,5 +247,41 @@ fn without_keys_a_session_resumes_where_it_began_alone() {
         edges.hello(1, version, "first", None);
         assert!(edges.hello(1, version, "unused", Some("first")), "{version}");
         assert!(!edges.hello(2, version, "unused", Some("first")), "{version}");
+    }
+}
+
+/// The one waits for the other's secret as long as the other for its, so each draws one. Then they meet those who have an older one, as the
+/// halves of a network do that was cut.
+#[test]
+fn two_proxies_that_start_at_once_resume_each_others_sessions_and_so_do_two_clusters_that_become_one() {
+    let mut edges = Edges::without_any(&key(), "8h");
+    edges.sidecars = [(1, 2), (2, 1)].map(|(number, other)| edges.launch(number, &edges.ip(other))).into();
+    let begins = |number, version| edges.say_hello(number, version, "first", None).0.contains("HTTP/1.1 ");
+    let resumes = |number, version| edges.say_hello(number, version, "unused", Some("first")).1;
+    for (here, there) in [(1, 2), (2, 1)] {
+        for version in VERSIONS {
+            until(&format!("a session of edge{here} at edge{there}, {version}"), || {
+                (begins(here, version) && resumes(there, version)).then_some(())
+            });
+        }
+    }
+    // This one knows both.
+    let both = format!("{},{}", edges.seed(), edges.ip(1));
+    let third = edges.launch(3, &both);
+    edges.sidecars.push(third);
+    [1, 2, 3].into_iter().for_each(|number| edges.sees_the_front(number));
+    for number in [1, 2] {
+        assert!(
+            VERSIONS.iter().all(|version| edges.hello(number, version, "unused", Some("first"))),
+            "{number}"
+        );
+    }
+    for (here, there) in [(1, 3), (3, 2)] {
+        for version in VERSIONS {
+            until(&format!("a session of edge{here} at edge{there}, {version}"), || {
+                edges.hello(here, version, "second", None);
+                edges.hello(there, version, "unused", Some("second")).then_some(())
+            });
+        }
     }
 }

@@ -53,6 +53,7 @@ use crate::{
         seeds,
         signals::{Signals, Wish},
         snapshot,
+        tickets::Tickets,
     },
     wire::packet::{DATAGRAM_BYTES_MAX, Envelope},
 };
@@ -122,6 +123,7 @@ struct Driver {
     envelope: Envelope,
     gate: SharedGate,
     streams: Seats<IpAddr>,
+    tickets: Tickets,
     lifelines: BTreeMap<Peer, AbortOnDropHandle<()>>,
     joined: BTreeMap<Name, Instant>,
     company: Company,

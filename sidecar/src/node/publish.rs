@@ -8,6 +8,7 @@ mod connection;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     rc::Rc,
     time::Duration,
 };
@@ -15,13 +16,14 @@ use std::{
 use feed::{
     Endpoint, EndpointId, FromSidecar, Name, RoleTable, ToSidecar,
     event::UserEvent,
-    frame::{Applied, Member, SidecarHello, VERSION, Wait},
+    frame::{Applied, Member, MemberState, SidecarHello, VERSION, Wait},
     keys::KeysAt,
     recall::{Account, Which},
     report::Loads,
     stats::{Histogram, Stats},
     ticket::TicketKeys,
 };
+use rand::{Rng, seq::IteratorRandom};
 use tokio::{
     net::UnixListener,
     sync::{broadcast, mpsc, oneshot, watch},
@@ -164,18 +166,23 @@ impl Publisher {
         self.0.bump();
     }
 
-    /// Waits until there is a consumer that wants the keys of session tickets.
+    /// Waits until the node knows the cluster.
+    pub(crate) async fn in_touch(&self) {
+        self.until(|board| board.synced.get()).await;
+    }
+
+    /// Whether there is a consumer that wants the keys of session tickets.
+    pub(crate) fn wants_tickets(&self) -> bool {
+        self.0.wants_tickets()
+    }
+
+    /// Waits until there is one.
     pub(crate) async fn tickets_wanted(&self) {
-        let mut epoch = self.0.epoch.subscribe();
-        while !self.0.subscriptions.borrow().values().any(|subscription| subscription.wants_tickets) {
-            // The sender is in the board that is held here.
-            let _ = epoch.changed().await;
-        }
+        self.until(Board::wants_tickets).await;
     }
 
     /// Publishes the keys of session tickets, if they are others than before.
-    pub(crate) fn publish_tickets(&self, keys: TicketKeys) {
-        let keys = Some(keys);
+    pub(crate) fn publish_tickets(&self, keys: Option<TicketKeys>) {
         if *self.0.tickets.borrow() != keys {
             *self.0.tickets.borrow_mut() = keys;
             self.0.bump();
@@ -196,8 +203,12 @@ impl Publisher {
 
     /// Waits until the wish has come true for the consumers of this sidecar.
     pub(crate) async fn fulfilled(&self, wish: &Wait) {
+        self.until(|board| board.fulfils(wish)).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Board) -> bool) {
         let mut epoch = self.0.epoch.subscribe();
-        while !self.0.fulfils(wish) {
+        while !is_so(&self.0) {
             // The sender is in the board that is held here.
             let _ = epoch.changed().await;
         }
@@ -206,6 +217,16 @@ impl Publisher {
     /// The members as they are, this one included.
     pub(crate) fn members(&self) -> Vec<Member> {
         self.0.members.borrow().clone()
+    }
+
+    /// Any of the others that are there.
+    pub(crate) fn any_other(&self, own: SocketAddr, random: &mut impl Rng) -> Option<(Name, SocketAddr)> {
+        let members = self.0.members.borrow();
+        let is_there = |member: &&Member| {
+            member.addr != own && !matches!(member.state, MemberState::Left | MemberState::Failed)
+        };
+        let other = members.iter().filter(is_there).choose(random);
+        other.map(|member| (member.name.clone(), member.addr))
     }
 
     /// How many consumers follow this sidecar.
@@ -262,6 +283,10 @@ impl Publisher {
 }
 
 impl Board {
+    fn wants_tickets(&self) -> bool {
+        self.subscriptions.borrow().values().any(|subscription| subscription.wants_tickets)
+    }
+
     fn bump(&self) {
         self.epoch.send_modify(|epoch| *epoch += 1);
     }

@@ -139,7 +139,7 @@ pub(super) async fn gather(
     }
 }
 
-async fn ask(
+pub(super) async fn ask(
     member: SocketAddr,
     gate: &SharedGate,
     envelope: &Envelope,

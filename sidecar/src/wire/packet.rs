@@ -57,6 +57,8 @@ pub enum Kind {
     Load = 34,
     /// A question what is kept of a request, or the answer to one, by stream.
     Recall = 35,
+    /// A question for the secret of session tickets, or the answer to one, by stream.
+    Tickets = 36,
 }
 
 /// Why a packet is dropped.
@@ -148,6 +150,7 @@ impl Envelope {
             33 => Kind::Keys,
             34 => Kind::Load,
             35 => Kind::Recall,
+            36 => Kind::Tickets,
             sealed if sealed & SEALED != 0 => return Err(PacketError::WrongKey),
             other => return Err(PacketError::Kind(other)),
         };

@@ -1,25 +1,30 @@
-//! The keys of TLS session tickets. Each is derived from a key of the cluster and the number of an epoch, so that all proxies have the same
-//! and none ever travels.
+//! The keys of TLS session tickets: the same at all proxies, derived from a secret that the sidecars share and lead on from epoch to epoch,
+//! and from the cluster's keys.
 //!
 //! ```text
-//! key of the cluster ──HMAC-SHA-256──▶ key and name of epoch n (here: now), of n - 1 and n + 1 (clocks differ)
+//! lineage ──▶ secrets of epoch n (here: now), n - 1 and n + 1 (clocks differ) ──HMAC, with each key of the cluster──▶ keys and names
 //! ```
 //!
-//! The number comes of the clock here. Whose clock is wrong by less than an epoch has a key in common with everybody; whose is wrong by
+//! Neither the one nor the other is enough: who gets a key of the cluster later lacks the secret, which is forgotten; who got the secret
+//! once lacks the next key of the cluster. [`lineage`] is the secret, [`holding`] which of two stays, [`handover`] how it travels.
+//!
+//! The number of an epoch comes of the clock. Whose clock is wrong by less than an epoch has a key in common with everybody; whose is wrong by
 //! more than two resumes its own sessions alone.
+
+pub(crate) mod handover;
+pub(crate) mod holding;
+pub(crate) mod lineage;
 
 use std::{str::FromStr, time::Duration};
 
+use self::lineage::{EpochSecret, derive};
+use crate::wire::keyring::{Key, Keyring};
 use data_encoding::HEXLOWER;
 use feed::ticket::{TicketKey, TicketKeys};
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
-
-use crate::wire::keyring::{Key, Keyring};
 
 /// What is derived is nothing else's, whatever comes to be derived of these keys.
-const KEY_LABEL: &[u8] = b"concertina session ticket key 1";
-const NAME_LABEL: &[u8] = b"concertina session ticket name 1";
+const KEY_LABEL: &[u8] = b"concertina session ticket key 2";
+const NAME_LABEL: &[u8] = b"concertina session ticket name 2";
 
 /// Bytes of a name: no two keys meet by chance.
 const NAME_BYTES: usize = 16;
@@ -44,7 +49,7 @@ impl TicketEpoch {
         Duration::from_millis(self.length_ms() - now_ms % self.length_ms())
     }
 
-    fn length_ms(self) -> u64 {
+    pub(crate) fn length_ms(self) -> u64 {
         // Within the bounds it is far from where it would not fit.
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }
@@ -62,28 +67,21 @@ impl FromStr for TicketEpoch {
     }
 }
 
-/// The keys that hold at this moment: of the key that seals the gossip, then of those that open it.
-pub fn ticket_keys(ring: Option<&Keyring>, cluster: &str, epoch: TicketEpoch, now_ms: u64) -> TicketKeys {
-    let now = epoch.number(now_ms);
-    // The one that seals first.
-    let numbers = [Some(now), now.checked_add(1), now.checked_sub(1)];
-    let of_key = |key| {
-        let numbers = numbers.into_iter().flatten();
-        numbers.map(move |number| ticket_key(key, cluster, epoch, number))
-    };
+/// The keys that these secrets make: of the key that seals the gossip and the epoch that seals first, then of all that open.
+pub(crate) fn ticket_keys(
+    ring: Option<&Keyring>,
+    cluster: &str,
+    epoch: TicketEpoch,
+    secrets: &[EpochSecret],
+) -> TicketKeys {
+    let of_key = |key| secrets.iter().map(move |of| ticket_key(key, cluster, of));
     let keys = ring.map(Keyring::keys).unwrap_or_default().iter().flat_map(of_key).collect();
     TicketKeys { lifetime_s: u32::try_from(epoch.0.as_secs()).unwrap_or(u32::MAX), keys }
 }
 
-fn ticket_key(key: &Key, cluster: &str, epoch: TicketEpoch, number: u64) -> TicketKey {
-    let derive = |label: &[u8]| {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key.to_bytes()).expect("HMAC takes keys of any length");
-        // No label is the beginning of the other, and what follows has a fixed length but for the last.
-        for part in [label, &epoch.length_ms().to_be_bytes(), &number.to_be_bytes(), cluster.as_bytes()] {
-            mac.update(part);
-        }
-        mac.finalize().into_bytes()
-    };
+fn ticket_key(key: &Key, cluster: &str, of: &EpochSecret) -> TicketKey {
+    // No label is the beginning of the other, and what follows has a fixed length but for the last.
+    let derive = |label: &[u8]| derive(&of.secret, &[label, &key.to_bytes(), cluster.as_bytes()]);
     TicketKey {
         name: HEXLOWER.encode(&derive(NAME_LABEL)[..NAME_BYTES]),
         key: HEXLOWER.encode(&derive(KEY_LABEL)[..]),
@@ -94,62 +92,42 @@ fn ticket_key(key: &Key, cluster: &str, epoch: TicketEpoch, number: u64) -> Tick
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::*;
+    use super::{
+        holding::tests::{NOW, holding},
+        *,
+    };
     use crate::wire::keyring::tests::key;
-
-    const HOUR_MS: u64 = 3_600_000;
-    const NOW: u64 = 1_763_820_000_000 / (8 * HOUR_MS) * 8 * HOUR_MS + HOUR_MS;
 
     fn epoch() -> TicketEpoch {
         "8h".parse().unwrap()
     }
 
-    fn keys_at(ring: &Keyring, now_ms: u64) -> Vec<TicketKey> {
-        ticket_keys(Some(ring), "default", epoch(), now_ms).keys
-    }
-
-    #[test]
-    fn what_one_seals_all_open_whose_clocks_are_less_than_an_epoch_apart() {
-        let ring = Keyring::new(key(1));
-        for (behind, is_opened) in [(0, true), (9, true), (10, false), (-14, true), (-15, false)] {
-            let at = NOW.checked_add_signed(-behind * 3_600_000).unwrap();
-            let sealing = &keys_at(&ring, at)[0];
-            assert_eq!(keys_at(&ring, NOW).contains(sealing), is_opened, "{behind} hours behind");
-        }
-    }
-
-    #[test]
-    fn a_ticket_is_opened_for_an_epoch_at_least_and_its_key_forgotten_after_two() {
-        let ring = Keyring::new(key(1));
-        let last = NOW / (8 * HOUR_MS) * 8 * HOUR_MS + 8 * HOUR_MS - 1;
-        let sealing = keys_at(&ring, last)[0].clone();
-        assert!(keys_at(&ring, last + 8 * HOUR_MS).contains(&sealing));
-        assert!(!keys_at(&ring, last + 8 * HOUR_MS + 1).contains(&sealing), "the second epoch is over");
-        assert_eq!(epoch().left(last), Duration::from_millis(1));
-        assert_eq!(epoch().left(last + 1), Duration::from_secs(8 * 60 * 60));
+    /// Those of the cluster's first lineage.
+    fn keys_of(ring: &Keyring) -> Vec<TicketKey> {
+        ticket_keys(Some(ring), "default", epoch(), &holding(1, NOW).secrets(NOW)).keys
     }
 
     #[test]
     fn through_a_rotation_each_member_opens_what_any_other_seals() {
         let (old, mut new) = (Keyring::new(key(1)), Keyring::new(key(1)));
         new.install(key(2)).unwrap();
-        assert_eq!(keys_at(&old, NOW)[0], keys_at(&new, NOW)[0]);
+        assert_eq!(keys_of(&old)[0], keys_of(&new)[0]);
         let both = new.clone();
         new.make_primary(key(2).fingerprint()).unwrap();
-        assert!(keys_at(&both, NOW).contains(&keys_at(&new, NOW)[0]));
-        assert!(keys_at(&new, NOW).contains(&keys_at(&both, NOW)[0]));
+        assert!(keys_of(&both).contains(&keys_of(&new)[0]));
+        assert!(keys_of(&new).contains(&keys_of(&both)[0]));
         new.remove(key(1).fingerprint()).unwrap();
-        assert!(!keys_at(&new, NOW).contains(&keys_at(&both, NOW)[0]), "gone with its key");
+        assert!(!keys_of(&new).contains(&keys_of(&both)[0]), "gone with its key");
     }
 
     #[test]
-    fn no_two_keys_are_alike_but_of_one_key_cluster_length_and_epoch() {
+    fn no_two_keys_are_alike_but_of_one_key_cluster_lineage_and_epoch() {
         let mut all: Vec<TicketKey> = Vec::new();
         for ring in [1, 2].map(|byte| Keyring::new(key(byte))) {
-            for (cluster, length, at) in
-                [("default", "8h", NOW), ("other", "8h", NOW), ("default", "7h", NOW), ("default", "8h", 0)]
+            for (cluster, seed, at) in
+                [("default", 1, NOW), ("other", 1, NOW), ("default", 2, NOW), ("default", 3, 0)]
             {
-                all.extend(ticket_keys(Some(&ring), cluster, length.parse().unwrap(), at).keys);
+                all.extend(ticket_keys(Some(&ring), cluster, epoch(), &holding(seed, at).secrets(at)).keys);
             }
         }
         assert_eq!(all.len(), 2 * (3 * 3 + 2), "before the first epoch there is none");
@@ -160,10 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn without_keys_there_are_none() {
-        let none = ticket_keys(None, "default", epoch(), NOW);
-        assert_eq!(none, TicketKeys { lifetime_s: 28_800, keys: Vec::new() });
-        assert_eq!(ticket_keys(Some(&Keyring::new(key(1))), "", epoch(), u64::MAX).keys.len(), 3);
+    fn without_keys_or_without_a_secret_there_are_none() {
+        let none = TicketKeys { lifetime_s: 28_800, keys: Vec::new() };
+        assert_eq!(ticket_keys(None, "default", epoch(), &holding(1, NOW).secrets(NOW)), none);
+        assert_eq!(ticket_keys(Some(&Keyring::new(key(1))), "", epoch(), &[]), none);
+    }
+
+    #[test]
+    fn an_epoch_ends_when_it_ends() {
+        let end = NOW - NOW % epoch().length_ms() + epoch().length_ms();
+        assert_eq!(epoch().left(end - 1), Duration::from_millis(1));
+        assert_eq!(epoch().left(end), Duration::from_secs(8 * 60 * 60));
     }
 
     #[test]

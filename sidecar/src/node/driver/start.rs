@@ -80,13 +80,13 @@ impl Driver {
             weight: args.weight,
             labels,
             routes,
-            cluster: cluster.clone(),
+            cluster,
             founds,
             drain_timeout: args.drain_timeout,
         };
         tracing::info!(%node, role = %args.role, addr = %gossip, "sidecar started");
         let gate = open_gate(&args, gossip, keys);
-        spawn_local(tickets::keep(publisher.clone(), gate.clone(), cluster, args.ticket_epoch));
+        let tickets = tickets::keep(&args, founds, &publisher, &gate);
         let company = Company::new(&sources, founds);
         watch_seeds(sources, events.clone());
         let watch = watch(&args, check, gossip, role.others());
@@ -102,6 +102,7 @@ impl Driver {
             inbox,
             requests,
             envelope: Envelope::new(&args.cluster),
+            tickets,
             gate,
             streams: Seats::new(Limits::within_descriptors(STREAMS_MAX, STREAMS_SHARE)),
             lifelines: BTreeMap::new(),

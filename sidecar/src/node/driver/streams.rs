@@ -1,4 +1,5 @@
-//! Streams between sidecars: exchanges of states, lifelines, orders about keys, questions about load and about requests.
+//! Streams between sidecars: exchanges of states, lifelines, orders about keys, questions about load, about requests and for the secret
+//! of session tickets.
 
 use std::{
     io,
@@ -146,6 +147,13 @@ impl Driver {
                     let _ = timeout(SYNC_TIMEOUT, answering).await;
                 });
             }
+            Ok((Kind::Tickets, payload)) => match self.tickets.answer(payload, &self.gate, &self.envelope) {
+                Ok(answer) => drop(spawn_local(async move {
+                    let _seat = seat;
+                    let _ = timeout(SYNC_TIMEOUT, link.send(answer)).await;
+                })),
+                Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
+            },
             Ok((kind, _)) => {
                 self.gate.borrow_mut().note_drop(link.peer(), PacketError::Kind(kind as u8));
             }

@@ -431,13 +431,13 @@ mod tests {
                 proxy.send(ToSidecar::Hello(hello)).await.unwrap();
                 scene.publisher.tickets_wanted().await;
                 let keys = |lifetime_s| TicketKeys { lifetime_s, keys: Vec::new() };
-                scene.publisher.publish_tickets(keys(1));
+                scene.publisher.publish_tickets(Some(keys(1)));
                 let mut next = async || proxy.next().await.unwrap().unwrap();
                 assert!(matches!(next().await, FromSidecar::Hello(_)));
                 assert_eq!(next().await, FromSidecar::Tickets(keys(1)));
                 assert!(matches!(next().await, FromSidecar::Synced { .. }));
-                scene.publisher.publish_tickets(keys(1));
-                scene.publisher.publish_tickets(keys(2));
+                scene.publisher.publish_tickets(Some(keys(1)));
+                scene.publisher.publish_tickets(Some(keys(2)));
                 assert_eq!(next().await, FromSidecar::Tickets(keys(2)));
                 assert!(matches!(other.next().await, Some(Ok(FromSidecar::Synced { .. }))));
                 assert!(other.next().now_or_never().is_none());
