@@ -22,11 +22,7 @@ pub(super) fn with_client<T>(proxy: &Proxy, test: impl AsyncFnOnce(Client) -> T)
 }
 
 /// The same of a client with these settings.
-fn with_client_of<T>(
-    builder: &h2::client::Builder,
-    proxy: &Proxy,
-    test: impl AsyncFnOnce(Client) -> T,
-) -> T {
+fn with_client_of<T>(builder: &h2::client::Builder, proxy: &Proxy, test: impl AsyncFnOnce(Client) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let stream = AsyncStream::connect(proxy.addrs()[0]).await.unwrap();
