@@ -2,7 +2,10 @@
 
 use rustix::process::Signal;
 
-use crate::support::{http, network::Network, program::Running, wait::until};
+use crate::{
+    admin,
+    support::{http, network::Network, program::Running, wait::until},
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_concertina");
 
@@ -55,6 +58,27 @@ fn a_proxy_reads_its_file_again_when_it_is_asked_or_signalled_and_says_what_chan
     await_redirect(&network, "/second");
     write(&network, &path, "/third");
     proxyserver.signal(Signal::HUP);
+    await_redirect(&network, "/third");
+}
+
+#[test]
+fn a_post_to_the_admin_port_reads_the_file_again_and_is_answered_with_what_changed_or_why_nothing_did() {
+    let network = Network::claim();
+    let (_proxyserver, path) = start(&network);
+    await_redirect(&network, "/first");
+    let reload = || admin::ask(network.service("proxyserver"), "POST", "/reload", "");
+    write(&network, &path, "/second");
+    // It serves a moment before it can be asked.
+    let reloaded = until("the proxy is asked", || Some(reload()).filter(|(status, _)| *status != 502));
+    assert_eq!(reloaded, (200, "~ route /\n".to_owned()));
+    await_redirect(&network, "/second");
+    assert_eq!(reload(), (200, "nothing has changed\n".to_owned()));
+    std::fs::write(&path, listen(&network) + "[[route]]\nmatch = '/'\nrole = 'a'\nrolle = 'b'\n").unwrap();
+    let (status, why) = reload();
+    assert!(status == 422 && why.contains("proxy.toml:5:1: unknown field `rolle`"), "{status}: {why}");
+    await_redirect(&network, "/second");
+    write(&network, &path, "/third");
+    assert_eq!(reload(), (200, "~ route /\n".to_owned()));
     await_redirect(&network, "/third");
 }
 

@@ -12,8 +12,13 @@ import grpc
 CHUNK = bytes(range(256)) * 4096
 
 
-def serve(address, name):
-    """Serves until SIGTERM, and then what is under way."""
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def serve(address, name, certificate=None, key=None):
+    """Serves until SIGTERM, and then what is under way; over TLS by a certificate, if there is one."""
     cancelled = []
 
     def unary(request, context):
@@ -44,6 +49,7 @@ def serve(address, name):
         return str(sum(len(request) for request in requests)).encode()
 
     def echo(requests, context):
+        context.send_initial_metadata((("served-by", name),))
         for request in requests:
             yield request
 
@@ -52,6 +58,9 @@ def serve(address, name):
         yield b"held"
         while context.is_active():
             time.sleep(0.01)
+
+    def remaining(request, context):
+        return str(context.time_remaining()).encode()
 
     def told(request, context):
         return str(cancelled.count(request.decode())).encode()
@@ -65,11 +74,15 @@ def serve(address, name):
     methods = {
         "Unary": one(unary), "Refuse": one(refuse), "FailLate": answers(fail_late), "Sleep": one(sleep),
         "Count": answers(count), "Large": answers(large), "Total": asks(total), "Echo": both(echo),
-        "Hold": answers(hold), "Cancelled": one(told),
+        "Hold": answers(hold), "Cancelled": one(told), "Remaining": one(remaining),
     }
     pool = concurrent.futures.ThreadPoolExecutor(64)
     server = grpc.server(pool, handlers=(grpc.method_handlers_generic_handler("test.Calls", methods),))
-    assert server.add_insecure_port(address)
+    if certificate:
+        credentials = grpc.ssl_server_credentials([(read(key), read(certificate))])
+        assert server.add_secure_port(address, credentials)
+    else:
+        assert server.add_insecure_port(address)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     server.start()
@@ -78,10 +91,16 @@ def serve(address, name):
 
 
 class Calls:
-    """A client's channel."""
+    """A client's channel, over TLS if there is somebody to trust."""
 
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(address, options=[("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)])
+    def __init__(self, address, authority=None):
+        options = [("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
+        if authority:
+            options.append(("grpc.ssl_target_name_override", "rpc"))
+            credentials = grpc.ssl_channel_credentials(read(authority))
+            self.channel = grpc.secure_channel(address, credentials, options=options)
+        else:
+            self.channel = grpc.insecure_channel(address, options=options)
 
     def __getattr__(self, name):
         kind = {"Count": "unary_stream", "Large": "unary_stream", "Hold": "unary_stream", "FailLate": "unary_stream",
@@ -104,9 +123,9 @@ def until(what, look):
         time.sleep(0.02)
 
 
-def check(address):
+def check(address, authority=None):
     """Every kind of call, and every way in which one ends."""
-    calls = Calls(address)
+    calls = Calls(address, authority)
     until("somebody serves", lambda: code_of(calls.Unary, b"", timeout=5)[0] == grpc.StatusCode.OK)
     answer, call = calls.Unary.with_call(b"hello", timeout=20)
     assert answer.endswith(b":hello"), answer
@@ -125,6 +144,11 @@ def check(address):
     check_echo(calls)
     # Deadlines and cancellations reach the server.
     assert code_of(calls.Sleep, b"1", timeout=0.2)[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+    for timeout in (300, 3600):
+        remaining = float(calls.Remaining(b"", timeout=timeout))
+        # It is rounded on its way.
+        assert 0.9 * timeout < remaining < 1.1 * timeout, (timeout, remaining)
+    assert float(calls.Remaining(b"")) > 1e6, "who says none has none"
     held = calls.Hold(b"")
     assert next(held) == b"held"
     before = int(calls.Cancelled(b"hold", timeout=20))
@@ -153,12 +177,64 @@ def check_echo(calls):
     assert sum(len(answer) for answer in calls.Echo(iter([CHUNK] * 16), timeout=20)) == 16 * len(CHUNK)
 
 
-def load(address):
+class Talk:
+    """A stream both ways that says a number when the one before has come back, until it is ended."""
+
+    def __init__(self, calls):
+        self.ended, self.turn, self.count, self.failure = threading.Event(), threading.Semaphore(0), 0, None
+        self.call = calls.Echo(self.numbers())
+        self.thread = threading.Thread(target=self.listen)
+        self.thread.start()
+
+    def numbers(self):
+        number = 0
+        while not self.ended.is_set():
+            yield str(number).encode()
+            number += 1
+            self.turn.acquire()
+
+    def listen(self):
+        try:
+            for answer in self.call:
+                assert answer == str(self.count).encode(), (answer, self.count)
+                self.count += 1
+                time.sleep(0.01)
+                self.turn.release()
+        except Exception as failure:
+            self.failure = failure
+
+    def server(self):
+        return {item.key: item.value for item in self.call.initial_metadata()}["served-by"]
+
+    def end(self):
+        """Whether all that was said has come back, and the server has ended it well."""
+        self.ended.set()
+        self.thread.join(20)
+        return not self.failure and not self.thread.is_alive() and self.call.code() == grpc.StatusCode.OK
+
+
+def talk(address, authority=None):
+    """Long streams, more of them at a line on stdin, and the end of all at another."""
+    calls, talks = Calls(address, authority), []
+    for more in (16, 8):
+        before = [talk.count for talk in talks]
+        new = [Talk(calls) for _ in range(more)]
+        talks += new
+        before += [0] * more
+        until("all go on", lambda: all(talk.count >= count + 20 for talk, count in zip(talks, before)))
+        print("with", *sorted({talk.server() for talk in new}), flush=True)
+        sys.stdin.readline()
+    ended = [talk.end() for talk in talks]
+    failures = [str(talk.failure) for talk in talks if talk.failure]
+    print(f"{sum(ended)} ended well, {len(ended) - sum(ended)} failed", *failures[:5], flush=True)
+
+
+def load(address, authority=None):
     """Calls without a pause until a line comes on stdin; one that fails is one too many."""
     ended, failed, counts = threading.Event(), [], [0] * 8
 
     def run(number):
-        calls = Calls(address)
+        calls = Calls(address, authority)
         while not ended.is_set():
             try:
                 assert calls.Unary(b"x", timeout=20).endswith(b":x")
@@ -179,7 +255,7 @@ def load(address):
 
 
 if __name__ == "__main__":
-    {"serve": serve, "check": check, "load": load}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve, "check": check, "load": load, "talk": talk}[sys.argv[1]](*sys.argv[2:])
     # Threads of the library may linger.
     sys.stdout.flush()
     os._exit(0)
