@@ -221,6 +221,15 @@ fn a_session_resumes_at_any_proxy_of_a_cluster_with_keys_after_a_crash_a_restart
 fn a_session_resumes_elsewhere_through_the_end_of_an_epoch() {
     const EPOCH_MS: u128 = 6000;
     let edges = Edges::start(&key(), "6s");
+    // The cluster's other nodes count epochs otherwise: the second may not have asked the first yet.
+    until("both have one secret", || {
+        let mut is_one = true;
+        for version in VERSIONS {
+            edges.hello(1, version, "first", None);
+            is_one &= edges.hello(2, version, "unused", Some("first"));
+        }
+        is_one.then_some(())
+    });
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let sleep_until = |at: u128| {
         sleep(Duration::from_millis(u64::try_from(at.saturating_sub(now())).unwrap()));

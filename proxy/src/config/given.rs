@@ -143,8 +143,8 @@ pub struct Given {
     /// [default: 100]
     #[arg(long, value_name = "PERCENT")]
     pub trace_sample: Option<Sampling>,
-    /// Who takes a span of each request whose trace is sampled, by OTLP over HTTP: http://HOST:PORT or https://HOST[:PORT], to which /v1/traces
-    /// is added [default: nobody]
+    /// Who takes a span of each request whose trace is sampled, by OTLP over HTTP: http://HOST:PORT, or https://HOST with or without a port, to
+    /// which /v1/traces is added [default: nobody]
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Whose certificate is believed there: system, ca:FILE or sha256//BASE64, as with --upstream-trust [default: system]

@@ -266,9 +266,11 @@ fn goodbye(id: u32) -> Vec<u8> {
 
 #[test]
 fn an_upstream_that_looks_at_no_request_is_asked_so_often_and_no_more() {
-    let refused = |id| frame(RST_STREAM, 0, id, &7_u32.to_be_bytes());
-    let answers: [(&str, fn(u32) -> Vec<u8>); 2] = [("refused", refused), ("goodbye", |_| goodbye(0))];
-    for (what, answer) in answers {
+    for what in ["refused", "goodbye"] {
+        let answer = move |id| match what {
+            "refused" => frame(RST_STREAM, 0, id, &7_u32.to_be_bytes()),
+            _ => goodbye(0),
+        };
         let serve: Serve = Box::new(move |stream, id| stream.write_all(&answer(id)).is_ok());
         let stage = Stage::new(frame(SETTINGS, 0, 0, &[]), "", serve);
         assert!(matches!(stage.ask(), Told::Whole(502 | 503)), "{what}");

@@ -219,13 +219,20 @@ impl Publisher {
         self.0.members.borrow().clone()
     }
 
-    /// Any of the others that are there.
-    pub(crate) fn any_other(&self, own: SocketAddr, random: &mut impl Rng) -> Option<(Name, SocketAddr)> {
+    /// Any of the others that are there, and one of these only where there is nobody else.
+    pub(crate) fn any_other(
+        &self,
+        own: SocketAddr,
+        rather_not: &BTreeSet<Name>,
+        random: &mut impl Rng,
+    ) -> Option<(Name, SocketAddr)> {
         let members = self.0.members.borrow();
         let is_there = |member: &&Member| {
             member.addr != own && !matches!(member.state, MemberState::Left | MemberState::Failed)
         };
-        let other = members.iter().filter(is_there).choose(random);
+        let others = || members.iter().filter(is_there);
+        let wanted = others().filter(|member| !rather_not.contains(&member.name)).choose(random);
+        let other = wanted.or_else(|| others().choose(random));
         other.map(|member| (member.name.clone(), member.addr))
     }
 

@@ -3,7 +3,7 @@
 
 mod asking;
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, net::SocketAddr, rc::Rc, time::Duration};
 
 use feed::Name;
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
@@ -38,6 +38,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is said at most that somebody counts epochs otherwise: it stays so until an operator does something.
 const WARN_PERIOD: Duration = Duration::from_secs(3600);
 
+/// Most members of which it is known that they count epochs otherwise. Beyond that all are asked again: they come and go.
+const APART_COUNT_MAX: usize = 1024;
+
 /// What this sidecar holds, for who asks and who is asked.
 #[derive(Clone)]
 pub(crate) struct Tickets(Rc<RefCell<State>>);
@@ -48,6 +51,8 @@ struct State {
     holding: Holding,
     asking: Asking,
     handovers: Handovers,
+    /// Members that count epochs otherwise, as they have said.
+    apart: BTreeSet<Name>,
     warn_at: Duration,
 }
 
@@ -60,6 +65,7 @@ impl Tickets {
             holding: Holding::new(epoch),
             asking: Asking::new(founds),
             handovers: Handovers::default(),
+            apart: BTreeSet::new(),
             warn_at: Duration::ZERO,
         })))
     }
@@ -112,6 +118,14 @@ impl State {
         answer: Answer,
         now_ms: u64,
     ) -> Result<bool, HandoverError> {
+        if matches!(answer, Answer::Apart(_)) {
+            if self.apart.len() >= APART_COUNT_MAX {
+                self.apart.clear();
+            }
+            self.apart.insert(node.clone());
+        } else {
+            self.apart.remove(node);
+        }
         match answer {
             Answer::Keep | Answer::NotNow => Ok(false),
             Answer::Apart(theirs) => {
@@ -179,8 +193,13 @@ impl Keeper {
         loop {
             let now_ms = unix_ms();
             self.publish(now_ms);
-            let other = self.publisher.any_other(self.gate.borrow().own(), &mut rand::rng());
-            let step = self.tickets.0.borrow_mut().step(other.is_some(), now_ms);
+            let (step, other) = {
+                let mut state = self.tickets.0.borrow_mut();
+                // Those that have nothing to hand over would be asked in vain, ever more seldom.
+                let other =
+                    self.publisher.any_other(self.gate.borrow().own(), &state.apart, &mut rand::rng());
+                (state.step(other.is_some(), now_ms), other)
+            };
             match (step, other) {
                 (Step::Draw, _) => {
                     self.tickets.0.borrow_mut().holding.draw(&mut UnwrapErr(SysRng), now_ms);

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Neither the one nor the other is enough: who gets a key of the cluster later lacks the secret, which is forgotten; who got the secret
-//! once lacks the next key of the cluster. [`lineage`] is the secret, [`holding`] which of two stays, [`handover`] how it travels.
+//! once lacks the next key of the cluster. `lineage` is the secret, `holding` which of two stays, `handover` how it travels.
 //!
 //! The number of an epoch comes of the clock. Whose clock is wrong by less than an epoch has a key in common with everybody; whose is wrong by
 //! more than two resumes its own sessions alone.

@@ -65,7 +65,7 @@ impl CollectorTls {
         mut socket: S,
     ) -> Result<impl Read + Write + use<S>, NoTls> {
         let connection = ClientConnection::new(self.config.clone(), self.name.clone());
-        let mut connection = connection.map_err(|error| broken(Broken::Tls(error)))?;
+        let mut connection = connection.map_err(|error| broken(&Broken::Tls(error)))?;
         match connection.complete_io(&mut socket) {
             Ok(_) => Ok(StreamOwned::new(connection, socket)),
             Err(error) => Err(no_tls(error)),
@@ -73,7 +73,7 @@ impl CollectorTls {
     }
 }
 
-fn broken(broken: Broken) -> NoTls {
+fn broken(broken: &Broken) -> NoTls {
     NoTls::Handshake(broken.failure(), broken.to_string())
 }
 
@@ -82,9 +82,9 @@ fn no_tls(error: io::Error) -> NoTls {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => NoTls::Io(error),
         // What rustls says itself is within.
         io::ErrorKind::InvalidData => match error.downcast::<rustls::Error>() {
-            Ok(error) => broken(Broken::Tls(error)),
+            Ok(error) => broken(&Broken::Tls(error)),
             Err(error) => NoTls::Io(error),
         },
-        _ => broken(Broken::Closed),
+        _ => broken(&Broken::Closed),
     }
 }

@@ -96,11 +96,8 @@ impl Driver {
                     let _ = events.send(Event::Sync { from, message, turn, answer: None });
                     Ok::<_, StreamError>(())
                 };
-                spawn_local(async move {
-                    let _seat = seat;
-                    // Who wants nothing more to be said hangs up.
-                    let _ = timeout(SYNC_TIMEOUT, exchange).await;
-                });
+                // Who wants nothing more to be said hangs up.
+                in_time(seat, exchange);
             }
             Ok((Kind::Lifeline, payload)) => {
                 let Some(peer) = Peer::parse(payload) else {
@@ -121,37 +118,23 @@ impl Driver {
             Ok((Kind::Keys, payload)) => {
                 let file = self.args.key_file.as_deref();
                 match key_orders::handle(payload, &self.gate, &self.envelope, file) {
-                    Ok(answer) => drop(spawn_local(async move {
-                        let _seat = seat;
-                        let _ = timeout(SYNC_TIMEOUT, link.send(answer)).await;
-                    })),
+                    Ok(answer) => in_time(seat, async move { link.send(answer).await }),
                     Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
                 }
             }
             Ok((Kind::Load, _)) => {
                 let (own, envelope) = (self.own(), self.envelope);
-                let answering = async move { link.send(own.answer(envelope).await).await };
-                spawn_local(async move {
-                    let _seat = seat;
-                    let _ = timeout(SYNC_TIMEOUT, answering).await;
-                });
+                in_time(seat, async move { link.send(own.answer(envelope).await).await });
             }
             Ok((Kind::Recall, payload)) => {
                 let Some(which) = recall::parse_which(payload) else {
                     return self.gate.borrow_mut().note_drop(link.peer(), PacketError::Malformed);
                 };
                 let (beside, envelope) = (self.beside(), self.envelope);
-                let answering = async move { link.send(beside.answer(which, envelope).await).await };
-                spawn_local(async move {
-                    let _seat = seat;
-                    let _ = timeout(SYNC_TIMEOUT, answering).await;
-                });
+                in_time(seat, async move { link.send(beside.answer(which, envelope).await).await });
             }
             Ok((Kind::Tickets, payload)) => match self.tickets.answer(payload, &self.gate, &self.envelope) {
-                Ok(answer) => drop(spawn_local(async move {
-                    let _seat = seat;
-                    let _ = timeout(SYNC_TIMEOUT, link.send(answer)).await;
-                })),
+                Ok(answer) => in_time(seat, async move { link.send(answer).await }),
                 Err(why) => self.gate.borrow_mut().note_drop(link.peer(), why),
             },
             Ok((kind, _)) => {
@@ -197,4 +180,12 @@ impl Driver {
             });
         }
     }
+}
+
+/// Goes on with a stream for as long as one may take, and keeps its seat for as long.
+fn in_time(seat: Seat<IpAddr>, talking: impl Future<Output = Result<(), StreamError>> + 'static) {
+    spawn_local(async move {
+        let _seat = seat;
+        let _ = timeout(SYNC_TIMEOUT, talking).await;
+    });
 }
